@@ -1,0 +1,127 @@
+"""Command lines: flags to a checked config, and one line instead of a stack trace."""
+
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from introspect_jax.config import default_config, fields, validate
+from introspect_jax.errors import UserError, nearest
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def define_config_flag() -> None:
+    """`--config=FILE[:ARGUMENT]` and `--config.FIELD=VALUE`."""
+    config_flags.DEFINE_config_file(
+        "config", None, "A file of configs/, and :ARGUMENT where it takes one."
+    )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and calls `main`; the errors of users end in one line."""
+
+    def guarded(_: Sequence[str]) -> None:
+        try:
+            main()
+        except UserError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+    # Orbax reports every file at level INFO; --verbosity=0 shows that.
+    logging.set_verbosity(logging.WARNING)
+    app.run(guarded, flags_parser=_parse)
+
+
+def read_config() -> tuple[str, ConfigDict]:
+    """The config of the flags, checked and locked, and its name.
+
+    Raises:
+      UserError: none was given, or its values cannot be.
+    """
+    config = flags.FLAGS.config
+    if config is None:
+        raise UserError(f"--config is missing; there are: {', '.join(_configs())}")
+    validate(config)
+    path, _, argument = flags.FLAGS["config"].config_filename.partition(":")
+    name = os.path.splitext(os.path.basename(path))[0]
+    if argument:
+        name += "-" + re.sub(r"[^\w.]+", "-", argument)
+    return name, config.lock()
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """`FLAGS(argv)`, with errors in a line: ml_collections raises while parsing."""
+    try:
+        _check_config_path(argv)
+        rest = flags.FLAGS(list(argv))
+    except UserError as error:
+        _fail(str(error))
+    except flags.UnrecognizedFlagError as error:
+        known = [f"--{name}" for name in flags.FLAGS]
+        guess = nearest(f"--{error.flagname}", known)
+        _fail(f"unknown flag --{error.flagname}{guess}")
+    except flags.Error as error:
+        _fail(_one_line(error))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        _fail(_explain(argv, error))
+    if len(rest) > 1:
+        _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    return rest
+
+
+def _overrides(argv: Sequence[str]) -> list[str]:
+    """The dotted fields that the command line sets."""
+    found = (re.match(r"--?(?:no)?config\.([\w.]+)", word) for word in argv[1:])
+    return [match[1] for match in found if match]
+
+
+def _explain(argv: Sequence[str], error: Exception) -> str:
+    known = fields(default_config())
+    for name in _overrides(argv):
+        if name not in known:
+            inside = sorted(k for k in known if k.startswith(f"{name}."))
+            if inside:
+                return f"config.{name} is a group; set one of: {', '.join(inside)}"
+            return f"unknown field config.{name}{nearest(name, known)}"
+    return f"the config cannot be read: {_one_line(error)}"
+
+
+def _check_config_path(argv: Sequence[str]) -> None:
+    for word, following in itertools.pairwise([*argv[1:], ""]):
+        match = re.fullmatch(r"--?config(?:=(.*))?", word)
+        if not match:
+            continue
+        path = (match[1] if match[1] is not None else following).partition(":")[0]
+        if not os.path.isfile(path):
+            guess = nearest(path, _configs())
+            raise UserError(
+                f"no config file {path!r}{guess}; there are: {', '.join(_configs())}"
+            )
+
+
+def _configs() -> list[str]:
+    if not os.path.isdir("configs"):
+        return ["(none: run from the folder that holds configs/)"]
+    names = sorted(n for n in os.listdir("configs") if n.endswith(".py"))
+    return [os.path.join("configs", name) for name in names]
+
+
+def _one_line(error: Exception) -> str:
+    """The message; of a stack trace inside of it, its last line and last place."""
+    text = str(error).strip()
+    if "Traceback" not in text:
+        return text.splitlines()[0] if text else type(error).__name__
+    place = re.findall(r'File "([^"]+)", line (\d+)', text)[-1]
+    return f"{text.splitlines()[-1]} ({place[0]}, line {place[1]})"
+
+
+def _fail(message: str):
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(FAILED)

@@ -1,0 +1,112 @@
+"""The fields of every experiment, their defaults and their checks."""
+
+import hashlib
+import json
+
+from ml_collections import ConfigDict
+
+from introspect_jax import methods, models
+from introspect_jax.errors import UserError
+from introspect_jax.train import optimizer
+
+
+def default_config() -> ConfigDict:
+    """What `configs/*.py` start from; a field that is not here does not exist.
+
+    Steps count batches; sizes are pixels; shares lie in [0, 1].
+    """
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "total_steps": 1000,
+            "batch_size": 128,
+            "eval_batch_size": 256,
+            "log_steps": 50,
+            "eval_steps": 500,
+            "checkpoint_steps": 500,
+            "checkpoints_kept": 2,  # the newest; the best on validation comes on top
+            "average_decay": 0.0,  # exponential average of the weights; 0 is off
+            "model": {"name": "resnet20", "stem": "small", "dtype": "float32"},
+            "data": {
+                "name": "cifar10",
+                "data_dir": "",  # "": TFDS_DATA_DIR, or TFDS's own default
+                "train_split": "train",
+                "test_split": "test",
+                "validation_fraction": 0.1,  # of the training split
+                "load_size": 0,  # images are resized to this; 0: as they are
+                "image_size": 0,  # the network sees crops of this; 0: load_size
+                "mean": (0.5,),  # of pixels in [0, 1], one for all channels or each
+                "std": (0.25,),
+                "device_megabytes": 2000,  # larger training splits are streamed
+                "read_threads": 4,
+                "augment": {
+                    "crop_padding": 0,
+                    "flip": False,
+                    "cutout": 0,  # side of the square
+                    "mixup": 0.0,  # alpha
+                    "cutmix": 0.0,  # alpha
+                },
+            },
+            "method": {"name": "introspective"},
+            "optimizer": optimizer.default_config(),
+        }
+    )
+    for name, module in methods.modules().items():
+        config.method[name] = module.default_config()
+    return config.lock()
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises a UserError for values that cannot be, before anything is read."""
+    for field, low in (
+        ("total_steps", 1),
+        ("batch_size", 1),
+        ("eval_batch_size", 1),
+        ("log_steps", 1),
+        ("eval_steps", 1),
+        ("checkpoint_steps", 1),
+        ("checkpoints_kept", 1),
+        ("seed", 0),
+        ("data.load_size", 0),
+        ("data.image_size", 0),
+        ("data.device_megabytes", 0),
+        ("data.read_threads", 0),
+    ):
+        value = _get(config, field)
+        if value < low:
+            raise UserError(f"{field} must be at least {low}, got {value}")
+    if config.seed >= 2**32:
+        raise UserError(f"seed must be below 2**32, got {config.seed}")
+    for field in ("average_decay", "data.validation_fraction"):
+        if not 0 <= _get(config, field) < 1:
+            raise UserError(f"{field} must lie in [0, 1), got {_get(config, field)}")
+    methods.check_name(config.method.name)
+    models.build(config.model.name, 2, stem=config.model.stem, dtype=config.model.dtype)
+    optimizer.check(config.optimizer, config.total_steps)
+
+
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+    """Dotted name -> value of every field."""
+    flat: dict[str, object] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= fields(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config, the same text for the same config."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def config_hash(config: ConfigDict) -> str:
+    """Eight hexadecimal digits that tell configs apart."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
+
+
+def _get(config: ConfigDict, field: str):
+    for name in field.split("."):
+        config = config[name]
+    return config

@@ -1,0 +1,170 @@
+"""Normalisation and augmentation on the device, inside the training step.
+
+Crop, flip and cutout of an example depend on its own key alone, so the result does not
+depend on how a batch is cut or on the number of devices. Mixup and cutmix pair the
+examples of the whole batch.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from introspect_jax.errors import UserError
+
+
+def normalize(
+    images: jax.Array, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
+    """uint8 `[..., c]` to float32 `(x / 255 - mean) / std`, per channel or for all."""
+    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def center_crop(images: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """The central `(h, w)` of `[batch, h', w', c]`."""
+    top, left = (images.shape[1] - size[0]) // 2, (images.shape[2] - size[1]) // 2
+    return images[:, top : top + size[0], left : left + size[1], :]
+
+
+def augment(
+    images: jax.Array,
+    label_probs: jax.Array,
+    indices: jax.Array,
+    key: jax.Array,
+    config,
+    size: tuple[int, int],
+) -> tuple[jax.Array, jax.Array]:
+    """A training batch, varied as `config.data.augment` says.
+
+    Args:
+      images: normalised, `[batch, h', w', c]`; what a crop adds is 0, the mean colour.
+      label_probs: `[batch, classes]`.
+      indices: `[batch]`, each example's position in the data set.
+      key: of this step.
+      config: `crop_padding` (pixels), `flip`, `cutout` (side in pixels), `mixup` and
+        `cutmix` (alpha of the beta distribution); 0 is off. With both of the last two
+        each batch takes one or the other.
+      size: `(h, w)` of the result.
+
+    Returns:
+      Images `[batch, h, w, c]`, label probabilities `[batch, classes]`.
+    """
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+
+    def one(image, key):
+        crop_key, flip_key, cutout_key = jax.random.split(key, 3)
+        image = random_crop(image, crop_key, config.crop_padding, size)
+        if config.flip:
+            flipped = jax.random.bernoulli(flip_key)
+            image = jnp.where(flipped, image[:, ::-1, :], image)
+        if config.cutout:
+            image = cutout(image, cutout_key, config.cutout)
+        return image
+
+    images = jax.vmap(one)(images, keys)
+    # Below any index, so that no example shares this key.
+    pair_key = jax.random.fold_in(key, 2**31 - 1)
+    choice_key, lam_key, box_key = jax.random.split(pair_key, 3)
+    if config.mixup and config.cutmix:
+        mixed, mixed_probs = mixup(images, label_probs, lam_key, config.mixup)
+        cut, cut_probs = cutmix(images, label_probs, lam_key, box_key, config.cutmix)
+        use_mixup = jax.random.bernoulli(choice_key)
+        return (
+            jnp.where(use_mixup, mixed, cut),
+            jnp.where(use_mixup, mixed_probs, cut_probs),
+        )
+    if config.mixup:
+        return mixup(images, label_probs, lam_key, config.mixup)
+    if config.cutmix:
+        return cutmix(images, label_probs, lam_key, box_key, config.cutmix)
+    return images, label_probs
+
+
+def random_crop(
+    image: jax.Array, key: jax.Array, padding: int, size: tuple[int, int]
+) -> jax.Array:
+    """`(h, w)` out of an image `[h', w', c]` with `padding` zeros on every side."""
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    slack = jnp.array([padded.shape[0] - size[0], padded.shape[1] - size[1]])
+    top, left = jax.random.randint(key, (2,), 0, slack + 1)
+    return jax.lax.dynamic_slice(padded, (top, left, 0), (*size, image.shape[-1]))
+
+
+def _inside(extent: int, center: jax.Array, half: jax.Array | float) -> jax.Array:
+    """Which of `extent` pixels lie within `half` of the centre (between pixels)."""
+    return jnp.abs(jnp.arange(extent) + 0.5 - center) < half
+
+
+def cutout(image: jax.Array, key: jax.Array, side: int) -> jax.Array:
+    """Zeros in a square around a random pixel (DeVries and Taylor 2017)."""
+    height, width, _ = image.shape
+    rows_key, columns_key = jax.random.split(key)
+    row = jax.random.randint(rows_key, (), 0, height)
+    column = jax.random.randint(columns_key, (), 0, width)
+    # An even side has its centre between two pixels.
+    offset = 0.5 * (side % 2)
+    rows = _inside(height, row + offset, side / 2)
+    columns = _inside(width, column + offset, side / 2)
+    return jnp.where((rows[:, None] & columns[None, :])[..., None], 0.0, image)
+
+
+def mixup(
+    images: jax.Array, label_probs: jax.Array, key: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Weighted means of an example and its neighbour (Zhang et al. 2018)."""
+    share = jax.random.beta(key, alpha, alpha)
+    return (
+        share * images + (1 - share) * jnp.roll(images, 1, axis=0),
+        share * label_probs + (1 - share) * jnp.roll(label_probs, 1, axis=0),
+    )
+
+
+def cutmix(
+    images: jax.Array,
+    label_probs: jax.Array,
+    share_key: jax.Array,
+    box_key: jax.Array,
+    alpha: float,
+) -> tuple[jax.Array, jax.Array]:
+    """A box of the neighbour's image, labels by area (Yun et al. 2019)."""
+    height, width = images.shape[1:3]
+    side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
+    row, column = jax.random.uniform(box_key, (2,))
+    rows = _inside(height, row * height, side * height / 2)
+    columns = _inside(width, column * width, side * width / 2)
+    box = (rows[:, None] & columns[None, :])[..., None]
+    share = 1 - box.mean()
+    return (
+        jnp.where(box, jnp.roll(images, 1, axis=0), images),
+        share * label_probs + (1 - share) * jnp.roll(label_probs, 1, axis=0),
+    )
+
+
+def check(config, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """The `(h, w)` that the network sees, after checking `config.data`.
+
+    Raises:
+      UserError: an augmentation out of range, or a size that does not fit.
+    """
+    size = (config.image_size,) * 2 if config.image_size else image_shape[:2]
+    if size[0] > image_shape[0] or size[1] > image_shape[1]:
+        raise UserError(
+            f"data.image_size is {config.image_size}, larger than the images "
+            f"{image_shape[:2]}; set data.load_size to at least as much"
+        )
+    options = config.augment
+    for name in ("crop_padding", "cutout", "mixup", "cutmix"):
+        if options[name] < 0:
+            raise UserError(
+                f"data.augment.{name} must not be negative, got {options[name]}"
+            )
+    for name in ("mean", "std"):
+        if len(config[name]) not in (1, image_shape[2]):
+            raise UserError(
+                f"data.{name} has {len(config[name])} values for {image_shape[2]} "
+                "channels; give one for all or one each"
+            )
+    if min(config.std) <= 0:
+        raise UserError(f"data.std must be above 0, got {tuple(config.std)}")
+    return size[0], size[1]

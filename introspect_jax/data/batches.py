@@ -1,0 +1,92 @@
+"""Which examples a step sees, and how they get there."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from introspect_jax.data.sources import Source
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The positions `[count]` of an epoch, shuffled: a function of seed and epoch.
+
+    NumPy promises that `RandomState` never changes, which its newer generators do not.
+    """
+    state = np.random.RandomState([seed % 2**32, seed // 2**32 % 2**32, epoch])
+    return state.permutation(count)
+
+
+class Order:
+    """The positions of every training step, a pure function of seed and step.
+
+    The remainder of an epoch that does not fill a batch is left out; it is another
+    one in every epoch.
+    """
+
+    def __init__(self, seed: int, count: int, batch_size: int):
+        self.seed, self.count, self.batch_size = seed, count, batch_size
+        self.steps_per_epoch = count // batch_size
+        self._cached: tuple[int, np.ndarray] | None = None
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Positions `[batch_size]` of this step."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        cached = self._cached  # read once: reader threads share this object
+        if cached is None or cached[0] != epoch:
+            cached = (epoch, epoch_order(self.seed, epoch, self.count))
+            self._cached = cached
+        start = within * self.batch_size
+        return cached[1][start : start + self.batch_size]
+
+
+def stream(
+    source: Source,
+    positions: Callable[[int], np.ndarray],
+    start: int,
+    stop: int,
+    *,
+    threads: int = 4,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of the batches `start` to `stop`, read ahead by grain.
+
+    Args:
+      source: to read from.
+      positions: batch number -> positions `[batch]`.
+      start: first batch, which costs nothing to jump to.
+      stop: one past the last.
+      threads: readers; 0 reads in the calling thread.
+
+    Yields:
+      Images uint8 `[batch, h, w, c]` and labels int32 `[batch]`, in order.
+    """
+    import grain
+
+    batches = grain.MapDataset.range(start, stop).map(
+        lambda number: source.take(positions(int(number)))
+    )
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    yield from batches.to_iter_dataset(options)
+
+
+def padded_batches(
+    source: Source, batch_size: int, *, threads: int = 4
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """All examples in order, in batches of one size.
+
+    Yields:
+      Images uint8 `[batch_size, h, w, c]`, labels int32 `[batch_size]` and how many of
+      them count: the last batch is filled up with copies of its first example.
+    """
+    total = len(source)
+
+    def positions(number: int) -> np.ndarray:
+        wanted = np.arange(number * batch_size, (number + 1) * batch_size)
+        return np.where(wanted < total, wanted, number * batch_size)
+
+    count = -(-total // batch_size)
+    # Nothing is gained by reading memory ahead.
+    threads = 0 if source.in_memory else threads
+    for number, (images, labels) in enumerate(
+        stream(source, positions, 0, count, threads=threads)
+    ):
+        yield images, labels, min(batch_size, total - number * batch_size)

@@ -1,0 +1,84 @@
+"""A folder of images: one sub-folder a class, PNG and JPEG."""
+
+import functools
+
+import numpy as np
+from etils import epath
+from PIL import Image, ImageOps
+
+from introspect_jax.data.images import fit
+from introspect_jax.data.sources import Dataset, Source, cut
+from introspect_jax.errors import UserError
+
+TEST_FRACTION = 0.2
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def load(config) -> Dataset:
+    """The images under `config.data_dir`, all resized to `config.load_size`.
+
+    20 % are cut off for the test, stratified and the same for every seed.
+
+    Raises:
+      UserError: no such folder, no classes, a class without images, or no size.
+    """
+    if not config.data_dir:
+        raise UserError(
+            "data.name='folder' needs data.data_dir: a folder with one sub-folder a "
+            "class"
+        )
+    if config.load_size <= 0:
+        raise UserError(
+            "data.name='folder' needs data.load_size, the side in pixels that all "
+            f"images are resized to; got {config.load_size}"
+        )
+    root = epath.Path(config.data_dir)
+    if not root.is_dir():
+        raise UserError(f"data.data_dir: no folder {str(root)!r}")
+    folders = sorted((p for p in root.iterdir() if p.is_dir()), key=lambda p: p.name)
+    folders = [p for p in folders if not p.name.startswith(".")]
+    paths: list[epath.Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        found = sorted(
+            (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES),
+            key=lambda p: p.name,
+        )
+        if not found:
+            raise UserError(f"class folder {str(folder)!r} has no PNG or JPEG images")
+        paths += found
+        labels += [label] * len(found)
+    if len(folders) < 2:
+        raise UserError(
+            f"{str(root)!r} has {len(folders)} sub-folders; there must be one a class, "
+            "at least 2"
+        )
+    label_array = np.asarray(labels, np.int32)
+    source = Source(
+        functools.partial(_read, paths, label_array, config.load_size),
+        np.arange(len(paths)),
+    )
+    train, test = cut(len(paths), TEST_FRACTION, label_array)
+    kept, held_out = cut(len(train), config.validation_fraction, label_array[train])
+    return Dataset(
+        train=source.subset(train[kept]),
+        validation=source.subset(train[held_out]),
+        test=source.subset(test),
+        class_names=tuple(p.name for p in folders),
+        image_shape=(config.load_size, config.load_size, 3),
+    )
+
+
+def _read(paths, labels, size, numbers):
+    images = np.stack([_open(paths[n], size) for n in numbers])
+    return images, labels[numbers]
+
+
+def _open(path: epath.Path, size: int) -> np.ndarray:
+    try:
+        with path.open("rb") as file, Image.open(file) as image:
+            return fit(ImageOps.exif_transpose(image).convert("RGB"), size)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"cannot read the image {str(path)!r} ({error}); repair or remove it"
+        ) from error

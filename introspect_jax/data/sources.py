@@ -1,0 +1,138 @@
+"""Where images come from: TFDS, a folder, or the digits that scikit-learn ships.
+
+Whatever it is, a source ends as uint8 images of one shape that are read by number.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from introspect_jax.errors import UserError
+
+Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# Splits are the data set's, not the run's: one seed for all, whatever `config.seed`.
+_SPLIT_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Labelled images, read by position.
+
+    Attributes:
+      read: numbers `[n]` -> images uint8 `[n, h, w, c]`, labels int32 `[n]`.
+      numbers: int `[len]`, what the positions of this source stand for.
+      in_memory: reading costs nothing.
+    """
+
+    read: Read
+    numbers: np.ndarray
+    in_memory: bool = False
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 `[n, h, w, c]` and labels int32 `[n]` of these positions."""
+        return self.read(self.numbers[positions])
+
+    def subset(self, positions: np.ndarray) -> "Source":
+        """The source that has only these positions, in their order."""
+        return dataclasses.replace(self, numbers=self.numbers[positions])
+
+    def loaded(self) -> "Source":
+        """The same images, held in memory."""
+        if self.in_memory:
+            return self
+        return array_source(*self.read(self.numbers))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The three splits of a data set.
+
+    Attributes:
+      train: what is learnt from.
+      validation: cut from the training split, for every choice; may be empty.
+      test: read once, at the end.
+      class_names: `[classes]`.
+      image_shape: `(h, w, c)` of the images as read.
+    """
+
+    train: Source
+    validation: Source
+    test: Source
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def load(config) -> Dataset:
+    """The data set that `config.data` names, with its splits.
+
+    Args:
+      config: `config.data`.
+
+    Raises:
+      UserError: data that do not exist, are not prepared, or do not fit.
+    """
+    # Read late: each of these imports a library that the others do not need.
+    if config.name == "digits":
+        from introspect_jax.data import digits as reader
+    elif config.name == "folder":
+        from introspect_jax.data import folder as reader
+    else:
+        from introspect_jax.data import tfds_reader as reader
+    dataset = reader.load(config)
+    if dataset.num_classes < 2:
+        raise UserError(
+            f"data set {config.name!r} has {dataset.num_classes} class; "
+            "a classifier needs at least 2"
+        )
+    for split in ("train", "test"):
+        if len(getattr(dataset, split)) == 0:
+            raise UserError(f"data set {config.name!r}: the {split} split is empty")
+    return dataset
+
+
+def array_source(images: np.ndarray, labels: np.ndarray) -> Source:
+    """A source over arrays in memory."""
+    images, labels = np.asarray(images, np.uint8), np.asarray(labels, np.int32)
+    return Source(
+        lambda numbers: (images[numbers], labels[numbers]),
+        np.arange(len(labels)),
+        in_memory=True,
+    )
+
+
+def cut(
+    count: int, fraction: float, labels: Sequence[int] | np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted positions of a fixed random split into (rest, `fraction`).
+
+    Args:
+      count: how many examples there are.
+      fraction: share of the second part, in [0, 1).
+      labels: ints `[count]` to stratify by, where they are known.
+
+    Raises:
+      UserError: classes too small to be in both parts.
+    """
+    from sklearn.model_selection import train_test_split
+
+    everything = np.arange(count)
+    if round(count * fraction) == 0:
+        return everything, everything[:0]
+    try:
+        rest, part = train_test_split(
+            everything, test_size=fraction, stratify=labels, random_state=_SPLIT_SEED
+        )
+    except ValueError as error:
+        raise UserError(
+            f"cannot cut {fraction:.0%} of {count} examples off with every class in "
+            f"both parts: {error}"
+        ) from error
+    return np.sort(rest), np.sort(part)

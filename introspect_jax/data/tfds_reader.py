@@ -1,0 +1,167 @@
+"""Any TFDS image-classification data set, read without importing TensorFlow."""
+
+import functools
+import importlib.util
+import threading
+
+import numpy as np
+
+from introspect_jax.data.images import fit
+from introspect_jax.data.sources import Dataset, Source, cut
+from introspect_jax.errors import UserError, nearest
+
+# Where TFDS keeps its own copies; asked only to learn whether there is a network.
+_NETWORK_PROBE = "https://storage.googleapis.com/tfds-data"
+_NETWORK_SECONDS = 6.0
+
+
+def load(config) -> Dataset:
+    """The data set `config.name` under `config.data_dir` (or `TFDS_DATA_DIR`).
+
+    What is not prepared yet is prepared, if there is a network.
+
+    Raises:
+      UserError: no such data set, not prepared and not to be had, no such split, or
+        not images with one label each.
+    """
+    builder = _builder(config)
+    if not builder.is_prepared():
+        _prepare(builder, config)
+        builder = _builder(config)
+    info = builder.info
+    image_key, label_key = info.supervised_keys or ("image", "label")
+    features = info.features
+    if image_key not in features or not hasattr(features[label_key], "num_classes"):
+        raise UserError(
+            f"data set {config.name!r} is not image classification: it has the "
+            f"features {', '.join(features)}"
+        )
+    shape = features[image_key].shape
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise UserError(
+            f"data set {config.name!r} has images of shape {shape}; they must have "
+            "1 or 3 channels"
+        )
+    if config.load_size > 0:
+        shape = (config.load_size, config.load_size, shape[-1])
+    elif None in shape:
+        raise UserError(
+            f"data set {config.name!r} has images of many sizes; set data.load_size to "
+            "the side in pixels that all are resized to"
+        )
+    labels = features[label_key]
+    train, test = (
+        _source(builder, split, image_key, label_key, shape, labels.num_classes)
+        for split in (config.train_split, config.test_split)
+    )
+    kept, held_out = cut(len(train), config.validation_fraction)
+    return Dataset(
+        train=train.subset(kept),
+        validation=train.subset(held_out),
+        test=test,
+        class_names=tuple(labels.int2str(i) for i in range(labels.num_classes)),
+        image_shape=shape,
+    )
+
+
+def _builder(config):
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(config.name, data_dir=config.data_dir or None)
+    except tfds.core.DatasetNotFoundError as error:
+        known = ["digits", "folder", *tfds.list_builders(with_community_datasets=False)]
+        where = config.data_dir or tfds.core.constants.DATA_DIR
+        raise UserError(
+            f"unknown data set {config.name!r}{nearest(config.name, known)}; there are: "
+            f"digits, folder, the {len(known) - 2} sets of TFDS "
+            "(tensorflow.org/datasets/catalog), and those prepared under "
+            f"{str(where)!r}: {_prepared(where)}"
+        ) from error
+
+
+def _prepared(where) -> str:
+    from etils import epath
+
+    found = epath.Path(where).glob("*/*/dataset_info.json")
+    return ", ".join(sorted({p.parent.parent.name for p in found})) or "none"
+
+
+def _prepare(builder, config) -> None:
+    """Downloads and prepares, or says how to, without TFDS's minutes of retries."""
+    where = str(builder.data_path)
+    how = (
+        'prepare it once on a machine with a network: pip install -e ".[prepare]" '
+        "(TensorFlow, which many data sets need for this only), then the same command; "
+        "or point TFDS_DATA_DIR or --config.data.data_dir at a folder that has it"
+    )
+    if not _network():
+        raise UserError(
+            f"data set {config.name!r} is not prepared (looked in {where!r}) and there "
+            f"is no network; {how}"
+        )
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except ImportError as error:
+        raise UserError(
+            f"data set {config.name!r} is not prepared (looked in {where!r}) and "
+            f"preparing it needs a package that is not installed ({error}); {how}"
+        ) from error
+    except Exception as error:  # a download fails in as many ways as there are hosts
+        if importlib.util.find_spec("tensorflow") is None:
+            how = f"it may be that TensorFlow is missing; {how}"
+        raise UserError(
+            f"preparing data set {config.name!r} in {where!r} failed "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); {how}"
+        ) from error
+
+
+def _network() -> bool:
+    """Whether anything answers; in a thread, since name look-ups know no time-out."""
+    import requests
+
+    answers = []
+
+    def ask():
+        try:
+            answers.append(requests.head(_NETWORK_PROBE, timeout=_NETWORK_SECONDS))
+        except requests.RequestException:
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_NETWORK_SECONDS)
+    return bool(answers)
+
+
+def _source(builder, split, image_key, label_key, shape, num_classes) -> Source:
+    if split.split("[")[0] not in builder.info.splits:  # "train[:80%]" is one too
+        raise UserError(
+            f"data set {builder.info.name!r} has no split {split!r}; it has: "
+            f"{', '.join(builder.info.splits)} (set data.train_split, data.test_split)"
+        )
+    try:
+        records = builder.as_data_source(split=split)
+    except NotImplementedError as error:
+        raise UserError(
+            f"data set {builder.info.name!r} in {str(builder.data_path)!r} was prepared "
+            "in a format that cannot be read by number; prepare it again with "
+            "download_and_prepare(file_format='array_record')"
+        ) from error
+    read = functools.partial(_read, records, image_key, label_key, shape, num_classes)
+    return Source(read, np.arange(len(records)))
+
+
+def _read(records, image_key, label_key, shape, num_classes, numbers):
+    found = records.__getitems__([int(n) for n in numbers])
+    images = np.empty((len(found), *shape), np.uint8)
+    for i, record in enumerate(found):
+        image = record[image_key]
+        images[i] = image if image.shape == shape else fit(image, shape[0])
+    labels = np.asarray([record[label_key] for record in found], np.int32)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UserError(
+            f"labels must lie in 0..{num_classes - 1}, got "
+            f"{labels.min()}..{labels.max()} (a split without labels?)"
+        )
+    return images, labels

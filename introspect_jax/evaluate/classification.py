@@ -1,0 +1,66 @@
+"""Top-k accuracy, likelihood and calibration."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ECE_BINS = 15
+
+
+def per_example(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """What `summarize` needs of each example.
+
+    Args:
+      logits: `[batch, classes]`.
+      labels: ints `[batch]`.
+
+    Returns:
+      Each `[batch]`: `rank` (how many classes score at least as high as the label's,
+      itself not counted, so ties are never in the network's favour; not-a-number
+      logits rank last), `nll` (nats) and `confidence` (largest probability).
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    log_probs = jax.nn.log_softmax(logits)
+    own_logit = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    own = jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
+    return {
+        "rank": jnp.sum(~(logits < own_logit), axis=-1) - 1,
+        "nll": -own,
+        "confidence": jnp.exp(jnp.max(log_probs, axis=-1)),
+    }
+
+
+def expected_calibration_error(
+    confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS
+) -> float:
+    """Mean gap between confidence and accuracy (Guo et al. 2017), a fraction.
+
+    Args:
+      confidence: of the predicted class, `[examples]`, in (0, 1].
+      correct: bool `[examples]`.
+      bins: of equal width, closed on the right.
+    """
+    confidence = np.asarray(confidence, np.float64)
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(
+        bin_of, np.asarray(correct, np.float64) - confidence, minlength=bins
+    )
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def summarize(examples: dict[str, np.ndarray]) -> dict[str, float]:
+    """`top1`, `top5`, `nll` (nats) and `ece` (15 bins) of a whole split.
+
+    Args:
+      examples: of `per_example`, each `[examples]`.
+
+    Returns:
+      Fractions, except for `nll`; sums are taken in float64.
+    """
+    rank = np.asarray(examples["rank"])
+    return {
+        "top1": float(np.mean(rank < 1)),
+        "top5": float(np.mean(rank < 5)),
+        "nll": float(np.mean(np.asarray(examples["nll"], np.float64))),
+        "ece": expected_calibration_error(examples["confidence"], rank < 1),
+    }

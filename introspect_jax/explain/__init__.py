@@ -1,0 +1,1 @@
+"""Why did the network answer so? Pure functions of (logits_fn, inputs)."""

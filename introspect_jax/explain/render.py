@@ -1,0 +1,80 @@
+"""Pictures of explanations; matplotlib is imported when one is drawn."""
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from etils import epath
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Red speaks for the class, blue against it, white says nothing.
+SIGNED_COLORS = "RdBu_r"
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float], **options):
+    """A figure and its axes `[rows, columns]`, without pyplot's global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def save(figure: "Figure", path: epath.Path, dpi: int = 150) -> None:
+    """Writes a PNG, to any kind of path."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    path.write_bytes(buffer.getvalue())
+
+
+def signed_limit(maps: np.ndarray, percentile: float = 99.5) -> float:
+    """The value at which the colours saturate: outliers do not bleach the rest."""
+    limit = float(np.percentile(np.abs(maps), percentile))
+    return limit if limit > 0 else 1.0
+
+
+def draw_image(axes: "Axes", image: np.ndarray) -> None:
+    """An image uint8 `[h, w, 1 or 3]`."""
+    axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def draw_signed(axes: "Axes", explanation: np.ndarray, limit: float) -> None:
+    """An explanation `[h, w, c]`, summed over channels, zero in white."""
+    axes.imshow(explanation.sum(-1), cmap=SIGNED_COLORS, vmin=-limit, vmax=limit)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def draw_matrix(
+    axes: "Axes", matrix: np.ndarray, names: tuple[str, ...], title: str, limit: float
+):
+    """A similarity matrix `[classes, classes]`; beyond 40 classes without names."""
+    classes = len(names)
+    drawn = axes.imshow(matrix, cmap=SIGNED_COLORS, vmin=-limit, vmax=limit)
+    axes.set_title(title, fontsize=10)
+    if classes > 40:
+        axes.set_xlabel("class number")
+        axes.set_ylabel("label (class number)")
+        return drawn
+    size = 8 if classes <= 20 else 6
+    axes.set_xticks(range(classes), names, rotation=60, ha="right", fontsize=size)
+    axes.set_yticks(range(classes), names, fontsize=size)
+    if classes <= 12:
+        for row in range(classes):
+            for column in range(classes):
+                value = matrix[row, column]
+                shade = "white" if abs(value) > 0.6 * limit else "black"
+                axes.text(
+                    column,
+                    row,
+                    f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=5.5,
+                    color=shade,
+                )
+    return drawn

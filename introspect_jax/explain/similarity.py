@@ -1,0 +1,147 @@
+"""Which classes does the network find alike? Inner products of explanations.
+
+With `A` the linear map of an explanation method (see `attribution`), the explanation
+of class k is `a_k = A e_k` and
+
+    r_k = <a_k, a_y> = (A^T A e_y)_k
+
+so one VJP (which gives `a_y`) and its transpose, a JVP, give the inner products with
+the explanations of *all* classes. The cost does not depend on their number.
+Transposing the VJP, unlike `jax.linearize`, also serves networks with `custom_vjp`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from introspect_jax.errors import unknown
+from introspect_jax.explain.attribution import (
+    LinearMap,
+    LogitsFn,
+    linear_explainer,
+    target_cotangents,
+)
+
+SIMILARITIES = ("projection", "cosine", "dot")
+NORMS = ("exact", "last_layer")
+Head = tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array], Any]
+
+
+def class_similarity(
+    logits_fn: LogitsFn,
+    inputs: jax.Array,
+    labels: jax.Array,
+    *,
+    method: str = "gradient",
+    similarity: str = "projection",
+    norms: str = "exact",
+    center: bool = False,
+    head: Head | None = None,
+    key: jax.Array | None = None,
+    **options,
+) -> jax.Array:
+    """How similar the explanation of every class is to that of the label.
+
+    With `r_k = <a_k, a_y>` and `n_k = |a_k|^2`:
+
+    | similarity   | value                     | cost                         |
+    | ------------ | ------------------------- | ---------------------------- |
+    | `projection` | `r_k / r_y`               | one VJP, one JVP             |
+    | `dot`        | `r_k`                     | one VJP, one JVP             |
+    | `cosine`     | `r_k / sqrt(n_k r_y)`     | that and the norms, as below |
+
+    Args:
+      logits_fn: inputs -> logits `[batch, classes]`, each example on its own.
+      inputs: floating point, `[batch, ...]`.
+      labels: ints `[batch]`, or soft labels `[batch, classes]`, of which the mixture of
+        explanations is what the others are compared with.
+      method: an explanation method, as in `explain_fn`.
+      similarity: `"projection"`, `"cosine"` or `"dot"`.
+      norms: how the cosine gets `n_k`: `"exact"` explains every class (K backward
+        passes at once); `"last_layer"` is as exact and needs as many passes as there
+        are features, for networks with fewer features than classes.
+      center: explain `z - mean(z)`.
+      head: `(features_fn, head_fn, kernel)` with `logits = head_fn(features_fn(x))`,
+        features `[batch, d]` and `kernel [d, classes]` of a last linear layer; only
+        for `norms="last_layer"`.
+      key: random key of the methods that sample; none here does.
+      **options: those of the method.
+
+    Returns:
+      `[batch, classes]`, float32 or wider. A row is all zeros where the explanation of
+      its label vanishes, so that nothing can be compared with it.
+
+    Raises:
+      ValueError: unknown names, wrong shapes, or a `head` that is missing.
+    """
+    del key
+    if similarity not in SIMILARITIES:
+        raise ValueError(unknown("similarity", similarity, SIMILARITIES))
+    if norms not in NORMS:
+        raise ValueError(unknown("norms", norms, NORMS))
+    if norms == "last_layer" and head is None:
+        raise ValueError(
+            "norms='last_layer' needs head=(features_fn, head_fn, kernel), got None"
+        )
+    logits, attribute = linear_explainer(
+        logits_fn, inputs, method=method, center=center, **options
+    )
+    label_probs = target_cotangents(labels, logits)
+    if label_probs.ndim != 2:
+        raise ValueError(
+            f"labels must be ints [batch] or [batch, classes], got {labels.shape}"
+        )
+    label_map = attribute(label_probs)
+    (inner,) = jax.linear_transpose(attribute, label_probs)(label_map)
+    own = jnp.sum(label_probs * inner, axis=-1, keepdims=True)
+
+    # What is left of a vanished explanation is rounding. The threshold is relative,
+    # since the scale of gradients says nothing by itself.
+    limits = jnp.finfo(inner.dtype)
+    largest = jnp.max(jnp.abs(inner), axis=-1, keepdims=True)
+    alive = own > jnp.maximum(limits.eps * largest, limits.tiny / limits.eps)
+    if similarity == "dot":
+        return jnp.where(alive, inner, 0.0)
+    if similarity == "projection":
+        scale, comparable = own, alive
+    else:
+        if norms == "exact":
+            squares = _class_norms(attribute, logits)
+        else:
+            squares = _last_layer_norms(
+                head, inputs, method=method, center=center, **options
+            )
+        comparable = alive & (squares > limits.tiny / limits.eps)
+        scale = jnp.sqrt(jnp.where(comparable, squares * own, 1.0))
+    return jnp.where(comparable, inner / jnp.where(comparable, scale, 1.0), 0.0)
+
+
+def _squared_norm(maps: jax.Array, batch_axes: int) -> jax.Array:
+    return jnp.sum(maps**2, axis=tuple(range(batch_axes, maps.ndim)))
+
+
+def _class_norms(attribute: LinearMap, logits: jax.Array) -> jax.Array:
+    """`|a_k|^2` `[batch, classes]` from all K explanations."""
+    cotangents = target_cotangents("all", logits)
+    maps = jax.vmap(attribute, in_axes=1, out_axes=1)(cotangents)
+    return _squared_norm(maps, 2)
+
+
+def _last_layer_norms(head, inputs, *, method, center, **options) -> jax.Array:
+    """`|a_k|^2 = w_k^T G w_k` with `G` the Gram matrix of the features' explanations."""
+    features_fn, _, kernel = head
+    features, attribute = linear_explainer(
+        features_fn, inputs, method=method, **options
+    )
+    maps = jax.vmap(attribute, in_axes=1, out_axes=1)(
+        target_cotangents("all", features)
+    )
+    maps = maps.reshape(*maps.shape[:2], -1)
+    gram = jnp.einsum("bip,bjp->bij", maps, maps)
+    kernel = jnp.asarray(kernel, gram.dtype)
+    if center:
+        kernel = kernel - kernel.mean(axis=-1, keepdims=True)
+    # G is positive semidefinite; rounding is not.
+    return jnp.maximum(jnp.einsum("ik,bij,jk->bk", kernel, gram, kernel), 0.0)

@@ -1,0 +1,130 @@
+"""Introspective learning: the network's own class similarity as its soft target."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from introspect_jax.errors import UserError, unknown
+from introspect_jax.explain.attribution import LINEAR_METHODS
+from introspect_jax.explain.similarity import NORMS, SIMILARITIES
+from introspect_jax.introspection import introspect
+from introspect_jax.methods.base import (
+    Context,
+    Method,
+    accuracy,
+    forward,
+    init_network,
+    predict_network,
+)
+from introspect_jax.models import make_head, make_logits_fn
+from introspect_jax.objectives.losses import loss_fn
+from introspect_jax.objectives.targets import SUPPORTS
+
+SUMMARY = "distils the similarity of the network's own class explanations into it"
+SOURCE = "idea of Gu, Wu and Tresp, ACCV 2020 (arXiv 2009.09140)"
+
+
+def default_config() -> ConfigDict:
+    """The options of `introspect` and `loss_fn`, and the ramp-up.
+
+    `weight` grows linearly from 0 over the first `ramp_up` of all steps, since the
+    explanations of an untrained network say nothing.
+    """
+    return ConfigDict(
+        {
+            "explanation": "gradient",
+            "similarity": "projection",
+            "norms": "exact",
+            "center": False,
+            "temperature": 0.5,
+            "support": "others",
+            "weight": 0.1,
+            "student_temperature": 1.0,
+            "ramp_up": 0.2,
+            "stop_gradient": True,
+        }
+    )
+
+
+def make(config: ConfigDict, context: Context) -> Method:
+    """The method.
+
+    Raises:
+      UserError: an option that does not exist or is out of range.
+    """
+    _check(config, context.num_classes)
+    options = {
+        "method": config.explanation,
+        "similarity": config.similarity,
+        "norms": config.norms,
+        "center": config.center,
+        "temperature": config.temperature,
+        "support": config.support,
+        "stop_gradient": config.stop_gradient,
+    }
+    weight, student_temperature = config.weight, config.student_temperature
+    ramp_steps = max(1.0, config.ramp_up * context.total_steps)
+    needs_head = config.similarity == "cosine" and config.norms == "last_layer"
+
+    def loss(params, model_state, method_state, batch, step, key):
+        images, labels = batch["image"], batch["label"]
+        logits, new_state = forward(context.model, params, model_state, images)
+        # Explained under the statistics from before this step: nobody's batch mates
+        # are in them. The parameters are constants here, which spares the trace of
+        # second derivatives that the stopped target would throw away.
+        explained = jax.lax.stop_gradient(params) if config.stop_gradient else params
+        variables = {"params": explained, **model_state}
+        target = introspect(
+            make_logits_fn(context.model, variables),
+            images,
+            labels,
+            head=make_head(context.model, variables) if needs_head else None,
+            key=key,
+            **options,
+        )
+        current = weight * jnp.minimum(step / ramp_steps, 1.0)
+        values, parts = loss_fn(
+            logits,
+            labels,
+            target,
+            weight=current,
+            student_temperature=student_temperature,
+        )
+        metrics = {name: jnp.mean(part) for name, part in parts.items()}
+        metrics |= {"accuracy": accuracy(logits, labels), "weight": current}
+        return jnp.mean(values), (new_state, method_state, metrics)
+
+    return Method(init_network(context), loss, predict_network, context.model)
+
+
+def _check(config: ConfigDict, num_classes: int) -> None:
+    for name, options in (
+        ("explanation", LINEAR_METHODS),
+        ("similarity", SIMILARITIES),
+        ("norms", NORMS),
+        ("support", SUPPORTS),
+    ):
+        if config[name] not in options:
+            raise UserError(
+                unknown(f"method.introspective.{name}", config[name], options)
+            )
+    for name in ("temperature", "student_temperature"):
+        if not config[name] > 0:
+            raise UserError(
+                f"method.introspective.{name} must be above 0, got {config[name]}"
+            )
+    if config.weight < 0 or (config.support == "all" and config.weight > 1):
+        raise UserError(
+            "method.introspective.weight must not be negative, and at most 1 with "
+            f"support='all'; got {config.weight}"
+        )
+    if not 0 <= config.ramp_up <= 1:
+        raise UserError(
+            "method.introspective.ramp_up is a share of all steps, in [0, 1]; got "
+            f"{config.ramp_up}"
+        )
+    if config.support == "others" and num_classes <= 2:
+        raise UserError(
+            f"the data have {num_classes} classes, so with support='others' there is "
+            "nothing to distribute; use --config.method.introspective.support=all"
+        )

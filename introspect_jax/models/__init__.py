@@ -1,0 +1,109 @@
+"""Networks (Flax linen), chosen by name."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from introspect_jax.errors import UserError, unknown
+from introspect_jax.models.classifier import Classifier
+from introspect_jax.models.resnet import ResNet
+from introspect_jax.models.small_resnet import SmallResNet
+from introspect_jax.models.wide_resnet import WideResNet
+
+__all__ = ["Classifier", "NAMES", "build", "make_head", "make_logits_fn"]
+
+_SMALL_DEPTHS = (8, 20, 32, 44, 56, 110)
+_IMAGENET_DEPTHS = (18, 34, 50)
+NAMES = (
+    *(f"resnet{d}" for d in _SMALL_DEPTHS),
+    "wrn<d>_<k> (d = 6n + 4, as in wrn28_10)",
+    *(f"resnet{d}" for d in _IMAGENET_DEPTHS),
+)
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_STEMS = ("small", "imagenet")
+
+
+def build(
+    name: str, num_classes: int, *, stem: str = "small", dtype: str = "float32"
+) -> Classifier:
+    """The network of that name.
+
+    Args:
+      name: see `NAMES`: `resnet8` to `resnet110` are those for small images (He et al.
+        2016, section 4.2), `wrn<d>_<k>` are Wide ResNets, `resnet18`, `34` and `50`
+        those of ImageNet.
+      num_classes: outputs.
+      stem: of `resnet18`, `34` and `50`: `"small"` (3x3, for images of up to about 64
+        pixels) or `"imagenet"` (7x7 with stride 2, then max-pooling).
+      dtype: of the activations, `"float32"` or `"bfloat16"`. Parameters, batch
+        statistics and the last layer are float32 whatever it is.
+
+    Raises:
+      UserError: a name, stem or dtype that does not exist.
+    """
+    if dtype not in _DTYPES:
+        raise UserError(unknown("model dtype", dtype, _DTYPES))
+    if stem not in _STEMS:
+        raise UserError(unknown("model stem", stem, _STEMS))
+    kind = _DTYPES[dtype]
+    backbone: nn.Module
+    if wide := re.fullmatch(r"wrn(\d+)_(\d+)", name):
+        depth, width = int(wide[1]), int(wide[2])
+        if depth < 10 or depth % 6 != 4 or width < 1:
+            raise UserError(
+                f"model {name!r}: the depth must be 6n + 4 (10, 16, 22, 28, ...) and "
+                f"the width at least 1, got {depth} and {width}"
+            )
+        backbone = WideResNet((depth - 4) // 6, width, dtype=kind)
+    elif (match := re.fullmatch(r"resnet(\d+)", name)) and int(match[1]) in (
+        *_SMALL_DEPTHS,
+        *_IMAGENET_DEPTHS,
+    ):
+        depth = int(match[1])
+        if depth in _SMALL_DEPTHS:
+            backbone = SmallResNet((depth - 2) // 6, dtype=kind)
+        else:
+            backbone = ResNet(depth, small_stem=stem == "small", dtype=kind)
+    else:
+        raise UserError(unknown("model", name, NAMES))
+    return Classifier(backbone, num_classes)
+
+
+def make_logits_fn(model: nn.Module, variables):
+    """The pure function `images [batch, h, w, c] -> logits [batch, classes]`.
+
+    It runs with the running statistics and changes nothing, so an example's logits do
+    not depend on its batch: what `explain_fn` and `introspect` need.
+
+    Args:
+      model: a network whose call takes `train`.
+      variables: `{"params": ..., "batch_stats": ...}`.
+    """
+
+    def logits_fn(images: jax.Array) -> jax.Array:
+        return model.apply(variables, images, train=False)
+
+    return logits_fn
+
+
+def make_head(model: Classifier, variables):
+    """`(features_fn, head_fn, kernel)` of the last layer, for `class_similarity`.
+
+    Args:
+      model: one of this package's networks.
+      variables: as for `make_logits_fn`.
+
+    Returns:
+      Features `[batch, d]`, the linear layer on them, and its kernel `[d, classes]`.
+    """
+    head = variables["params"]["head"]
+
+    def features_fn(images: jax.Array) -> jax.Array:
+        return model.apply(variables, images, train=False, method="features")
+
+    def head_fn(features: jax.Array) -> jax.Array:
+        return features @ head["kernel"] + head["bias"]
+
+    return features_fn, head_fn, head["kernel"]

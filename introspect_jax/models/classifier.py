@@ -1,0 +1,63 @@
+"""What all networks share: a backbone, then one linear layer."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Conv:
+    """A convolution without bias, padded by half its size on both sides."""
+    half = size // 2
+    return nn.Conv(
+        features,
+        (size, size),
+        (stride, stride),
+        padding=((half, half), (half, half)),
+        use_bias=False,
+        kernel_init=KERNEL_INIT,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def batch_norm(train: bool, dtype: Any, name: str, **options: Any) -> nn.BatchNorm:
+    """Batch normalisation; under `jit` over a sharded batch it sees all of it."""
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        name=name,
+        **options,
+    )
+
+
+class Classifier(nn.Module):
+    """`logits = head(mean over space of backbone(images))`.
+
+    Attributes:
+      backbone: images -> feature maps `[batch, h, w, d]`; its call takes `train`.
+      num_classes: outputs.
+    """
+
+    backbone: nn.Module
+    num_classes: int
+
+    def setup(self):
+        # Float32 whatever the backbone's precision: the logits are what explanations
+        # and losses are made of, and the layer costs next to nothing.
+        self.head = nn.Dense(self.num_classes, dtype=None)
+
+    def features(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Pooled features `[batch, d]`, float32 or wider."""
+        maps = self.backbone(images, train=train)
+        wide = jnp.promote_types(maps.dtype, jnp.float32)
+        return jnp.mean(maps, axis=(1, 2), dtype=wide)
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Logits `[batch, classes]` of images `[batch, h, w, c]`."""
+        return self.head(self.features(images, train=train))

@@ -1,0 +1,38 @@
+"""ResNets of depth 6n + 2 for small images (He et al. 2016, section 4.2)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from introspect_jax.models.classifier import batch_norm, conv
+
+
+def pad_shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
+    """The paper's option A: subsample space, fill new channels with zeros."""
+    x = x[:, ::stride, ::stride, :]
+    new = features - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+
+
+class SmallResNet(nn.Module):
+    """Three stages of 16, 32 and 64 channels with n blocks of two layers each."""
+
+    blocks: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = conv(16, 3, 1, self.dtype, "stem")(x)
+        x = nn.relu(batch_norm(train, self.dtype, "stem_norm")(x))
+        for stage, features in enumerate((16, 32, 64)):
+            for block in range(self.blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                name = f"stage{stage}_block{block}"
+                y = conv(features, 3, stride, self.dtype, f"{name}_conv0")(x)
+                y = nn.relu(batch_norm(train, self.dtype, f"{name}_norm0")(y))
+                y = conv(features, 3, 1, self.dtype, f"{name}_conv1")(y)
+                y = batch_norm(train, self.dtype, f"{name}_norm1")(y)
+                x = nn.relu(y + pad_shortcut(x, features, stride))
+        return x

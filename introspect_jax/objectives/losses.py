@@ -1,0 +1,108 @@
+"""Losses, one number an example: no reduction, float32 or wider inside."""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+
+from introspect_jax.objectives.targets import SoftTarget, as_probs, other_classes
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """`-sum_k y_k log p_k`, nats, `[batch]`.
+
+    Args:
+      logits: `[batch, classes]`.
+      labels: ints `[batch]` or probabilities `[batch, classes]`.
+    """
+    log_probs = jax.nn.log_softmax(_wide(logits))
+    return -jnp.sum(as_probs(labels, logits.shape[-1]) * log_probs, axis=-1)
+
+
+def kl_to_target(
+    logits: jax.Array,
+    target_probs: jax.Array,
+    mask: jax.Array | None = None,
+    temperature: float | jax.Array = 1.0,
+) -> jax.Array:
+    """`KL(q || softmax(z / T)) T^2` over the classes of `mask`, nats, `[batch]`.
+
+    `T^2` keeps the gradient's scale (Hinton et al. 2015, section 2.1). The sum goes
+    over classes, never the mean, so the scale does not depend on their number.
+
+    Args:
+      logits: `z`, `[batch, classes]`.
+      target_probs: `q`, `[batch, classes]`, zero outside of the mask.
+      mask: bool `[batch, classes]`, or None for all classes. Rows that are all False
+        give 0.
+      temperature: T, above 0.
+    """
+    scaled = _wide(logits) / temperature
+    if mask is None:
+        log_probs = jax.nn.log_softmax(scaled)
+    else:
+        # Rows without any class left would normalise over nothing: over all instead,
+        # which their zero target then ignores.
+        safe = mask | ~jnp.any(mask, axis=-1, keepdims=True)
+        log_probs = jnp.where(safe, jax.nn.log_softmax(scaled, where=safe), 0.0)
+    divergence = xlogy(target_probs, target_probs) - target_probs * log_probs
+    return jnp.sum(divergence, axis=-1) * temperature**2
+
+
+def entropy(probs: jax.Array) -> jax.Array:
+    """`-sum_k p_k log p_k`, nats, `[batch]`."""
+    return -jnp.sum(xlogy(probs, probs), axis=-1)
+
+
+def loss_fn(
+    logits: jax.Array,
+    labels: jax.Array,
+    target: SoftTarget,
+    *,
+    weight: float | jax.Array = 0.1,
+    student_temperature: float | jax.Array = 1.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The introspective objective, per example.
+
+    With `p_T = softmax(z / T)`, T the `student_temperature`, `q` the target and `w` the
+    weight:
+
+    * support `"others"`: `CE(y, p) + w T^2 KL(q || p_T restricted to the others)`;
+    * support `"all"`: `(1 - w) CE(y, p) + w T^2 CE(q, p_T)`, which at T = 1 is the cross
+      entropy with `(1 - w) y + w q`.
+
+    Args:
+      logits: of the network in training, `[batch, classes]`.
+      labels: ints `[batch]` or probabilities `[batch, classes]`.
+      target: of `introspect`.
+      weight: w; at most 1 for the support `"all"`.
+      student_temperature: T, above 0.
+
+    Returns:
+      The loss `[batch]` in nats, and metrics, each `[batch]`: `cross_entropy`,
+      `distillation` (the second term without its weight), `target_entropy` (nats),
+      `target_true_mass` (the share of the soft target on the label) and `degenerate`
+      (0 or 1).
+    """
+    probs = target.probs
+    label_probs = as_probs(labels, logits.shape[-1])
+    hard = cross_entropy(logits, labels)
+    if target.support == "others":
+        mask = other_classes(labels, logits.shape[-1])
+        soft = kl_to_target(logits, probs, mask, student_temperature)
+        loss = hard + weight * soft
+    else:
+        soft = (
+            cross_entropy(logits / student_temperature, probs) * student_temperature**2
+        )
+        loss = (1 - weight) * hard + weight * soft
+    return loss, {
+        "cross_entropy": hard,
+        "distillation": soft,
+        "target_entropy": entropy(probs),
+        "target_true_mass": jnp.sum(label_probs * probs, axis=-1),
+        "degenerate": target.degenerate.astype(hard.dtype),
+    }
+
+
+def _wide(logits: jax.Array) -> jax.Array:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -1,0 +1,122 @@
+"""A whole run: data, training, test, files."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+import introspect_jax
+from introspect_jax.data import sources
+from introspect_jax.report import figures
+from introspect_jax.train.experiment import build
+from introspect_jax.train.loop import train
+from introspect_jax.train.progress import Reporter
+from introspect_jax.train.state import deployed_variables
+from introspect_jax.train.workdir import (
+    default_workdir,
+    open_workdir,
+    write_config,
+    write_json,
+)
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any]:
+    """Trains, tests, and fills the work folder; a finished run is only shown.
+
+    Args:
+      name: of the config, for the default folder.
+      config: validated and locked.
+      path: the work folder; by default `runs/<name>-<hash of config>`.
+
+    Returns:
+      What is in `summary.json`.
+
+    Raises:
+      UserError: see `open_workdir`, `data.sources.load`, `experiment.build`, `train`.
+    """
+    workdir = open_workdir(path or default_workdir(name, config), config)
+    finished = workdir / "summary.json"
+    if finished.exists():
+        summary = json.loads(finished.read_text())
+        _show(summary, workdir, "finished before; remove the folder to run it again")
+        return summary
+    experiment = build(config, sources.load(config.data))
+    write_config(workdir, config)
+    with Reporter(
+        config.total_steps, experiment.steps_per_epoch, config.batch_size
+    ) as reporter:
+        result = train(experiment, workdir, reporter)
+    last = deployed_variables(experiment.method, result.last)
+    best = deployed_variables(experiment.method, result.best)
+    # The test split is read here, once, after every choice has been made.
+    test = experiment.dataset.test.loaded()
+    scores = {"last": experiment.evaluate(last, test)}
+    scores["best"] = (
+        scores["last"]
+        if result.best_step == config.total_steps
+        else experiment.evaluate(best, test)
+    )
+    summary = {
+        "name": name,
+        "method": config.method.name,
+        "seed": config.seed,
+        "test": scores,
+        "validation": result.validation,
+        "steps": {"last": config.total_steps, "best": result.best_step},
+        "seconds": round(result.seconds, 2),
+        "examples": {
+            "train": len(experiment.dataset.train),
+            "validation": len(experiment.dataset.validation),
+            "test": len(test),
+        },
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(last["params"])),
+        "state_sha256": result.state_sha256,
+        "versions": {
+            "python": platform.python_version(),
+            "introspect_jax": introspect_jax.__version__,
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+        "device": {
+            "platform": jax.default_backend(),
+            "kind": jax.devices()[0].device_kind,
+            "count": jax.device_count(),
+            "host_cpus": os.cpu_count(),
+        },
+    }
+    figures.draw_all(experiment, last, workdir)
+    write_json(finished, summary)  # last: it says that all the rest is there
+    _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
+    return summary
+
+
+def _show(summary: dict[str, Any], workdir: epath.Path, remark: str) -> None:
+    table = Table(
+        title=f"{summary['name']}: {summary['method']}, seed {summary['seed']}, "
+        f"{summary['parameters']:,} parameters, {summary['seconds']:,.0f} s"
+    )
+    for column in ("split", "step", "top-1 %", "top-5 %", "NLL", "ECE %"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split in ("validation", "test"):
+        for which in ("last", "best"):
+            scores = (summary[split] or {}).get(which)
+            if scores:
+                table.add_row(
+                    f"{split} ({which})",
+                    str(summary["steps"][which]),
+                    f"{100 * scores['top1']:.2f}",
+                    f"{100 * scores['top5']:.2f}",
+                    f"{scores['nll']:.4f}",
+                    f"{100 * scores['ece']:.2f}",
+                )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{workdir}: {remark}", markup=False, soft_wrap=True)

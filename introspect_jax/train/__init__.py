@@ -1,0 +1,1 @@
+"""One jitted step, one loop, whatever the method."""

@@ -1,0 +1,174 @@
+"""Checkpoints that are known to be whole: Orbax, and a SHA-256 beside each."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from introspect_jax.errors import UserError
+from introspect_jax.train.state import TrainState, state_sha256
+
+Meta = dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run: the newest few and the best on validation.
+
+    Orbax restores a file with a flipped byte without a word, so the digests of the
+    state and of what is said of it are kept beside it and compared on restore. What
+    does not match is moved to `damaged/`, never deleted.
+    """
+
+    def __init__(self, workdir: epath.Path, kept: int):
+        """`workdir` is absolute: Orbax writes from a thread."""
+        self._root = workdir / "checkpoints"
+        self._damaged = workdir / "damaged"
+        self._policy = _NewestAndBest(kept)
+        self._manager = ocp.CheckpointManager(
+            self._root,
+            options=ocp.CheckpointManagerOptions(preservation_policy=self._policy),
+            item_names=("state", "meta"),
+        )
+        for step in self._manager.all_steps():
+            try:
+                self._policy.add(step, self._read_meta(step))
+            except Exception:  # reported when it is this checkpoint's turn
+                continue
+
+    def save(self, state: TrainState, meta: Meta) -> None:
+        """Starts writing.
+
+        Args:
+          state: copied first, so the caller may donate it.
+          meta: JSON-able, given back on restore; `meta["validation"]` holds the
+            metrics of this state, or None, and then it is never the best.
+        """
+        state = jax.tree.map(jnp.copy, state)
+        meta = meta | {"state_sha256": state_sha256(state)}
+        step = int(state.step)
+        self._policy.add(step, meta)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                meta=ocp.args.JsonSave({"meta": meta, "sha256": _digest(meta)}),
+            ),
+        )
+
+    def restore_newest(self, like: TrainState) -> tuple[TrainState, Meta] | None:
+        """The newest intact state and its meta, or None if there is no checkpoint.
+
+        Args:
+          like: abstract state (shapes, dtypes, shardings).
+
+        Raises:
+          UserError: there are checkpoints, and all are damaged.
+        """
+        return self._first_intact(sorted(self._manager.all_steps(), reverse=True), like)
+
+    def restore_best(self, like: TrainState) -> tuple[TrainState, Meta] | None:
+        """The intact state with the best validation top-1, the later one in a tie."""
+        steps = [s for s in self._policy.ranked() if s in self._manager.all_steps()]
+        return self._first_intact(steps, like)
+
+    def _first_intact(
+        self, steps: Sequence[int], like: TrainState
+    ) -> tuple[TrainState, Meta] | None:
+        problems = []
+        for step in steps:
+            try:
+                return self._restore(step, like)
+            except Exception as error:  # a damaged file fails in any way it likes
+                lines = str(error).splitlines() or [""]
+                problem = f"{type(error).__name__}: {lines[0][:200]}"
+                problems.append(f"step {step} ({problem})")
+                logging.warning(
+                    "the checkpoint of step %d is damaged (%s); it was moved to %s and "
+                    "the one before is used",
+                    step,
+                    problem,
+                    self._set_aside(step),
+                )
+        if problems:
+            raise UserError(
+                f"every checkpoint in {str(self._root)!r} is damaged: "
+                f"{'; '.join(problems)}. They were moved to {str(self._damaged)!r}; "
+                "the same command starts from step 0"
+            )
+        return None
+
+    def _read_meta(self, step: int) -> Meta:
+        stored = self._manager.restore(
+            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+        ).meta
+        if _digest(stored["meta"]) != stored["sha256"]:
+            raise ValueError("its meta does not match its SHA-256")
+        return stored["meta"]
+
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Meta]:
+        meta = self._read_meta(step)
+        state = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        ).state
+        digest = state_sha256(state)
+        if digest != meta["state_sha256"]:
+            raise ValueError(
+                f"its SHA-256 is {digest[:12]}, not {meta['state_sha256'][:12]}"
+            )
+        # Orbax may hand out buffers that it still holds; donation needs our own.
+        return jax.tree.map(jnp.copy, state), meta
+
+    def _set_aside(self, step: int) -> epath.Path:
+        self._damaged.mkdir(parents=True, exist_ok=True)
+        number = len(list(self._damaged.iterdir()))
+        target = self._damaged / f"{step}-{number}"
+        (self._root / str(step)).rename(target)
+        self._manager.reload()
+        return target
+
+    def newest_step(self) -> int | None:
+        """Step of the newest checkpoint."""
+        return self._manager.latest_step()
+
+    def wait(self) -> None:
+        """Returns when everything is written."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and frees the threads."""
+        self._manager.close()
+
+
+class _NewestAndBest:
+    """Which checkpoints Orbax keeps.
+
+    Its own policies read scores from files that no digest protects.
+    """
+
+    def __init__(self, kept: int):
+        self._kept = kept
+        self._scores: dict[int, float] = {}
+
+    def add(self, step: int, meta: Meta) -> None:
+        if meta["validation"]:
+            self._scores[step] = meta["validation"]["top1"]
+
+    def ranked(self) -> list[int]:
+        """Steps with a score, the best first, the later first in a tie."""
+        return sorted(self._scores, key=lambda s: (self._scores[s], s), reverse=True)
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        steps = [info.step for info in checkpoints]
+        keep = set(steps[-self._kept :])
+        keep |= set([step for step in self.ranked() if step in steps][:1])
+        return [step in keep for step in steps]
+
+
+def _digest(meta: Meta) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()

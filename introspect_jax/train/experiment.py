@@ -1,0 +1,213 @@
+"""From a config to everything that a run needs, and nothing run yet."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from introspect_jax import methods, models
+from introspect_jax.data import augment
+from introspect_jax.data.batches import Order, padded_batches, stream
+from introspect_jax.data.sources import Dataset, Source
+from introspect_jax.errors import UserError
+from introspect_jax.evaluate import summarize
+from introspect_jax.methods import Context, Method
+from introspect_jax.train import optimizer as optimizers
+from introspect_jax.train.parallel import make_mesh, replicated, split
+from introspect_jax.train.state import TrainState, init_state
+from introspect_jax.train.step import Batch, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What `build` made of a config.
+
+    Attributes:
+      config: as given.
+      dataset: its splits; small ones are held in memory.
+      size: `(h, w)` that the network sees.
+      mesh: the devices.
+      method: and its `model`.
+      optimizer: of the method's parameters.
+      train_step: `(state, batch) -> (state, metrics)`, jitted, donates the state.
+      eval_step: `(variables, images, labels) -> {name: [batch]}`, jitted.
+      positions: step -> positions `[batch]` in the training split.
+      steps_per_epoch: full batches in the training split.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    size: tuple[int, int]
+    mesh: Mesh
+    method: Method
+    optimizer: optax.GradientTransformation
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    eval_step: Callable[..., dict[str, jax.Array]]
+    positions: Callable[[int], np.ndarray]
+    steps_per_epoch: int
+
+    @property
+    def model(self) -> nn.Module:
+        return self.method.model
+
+    @property
+    def streams(self) -> bool:
+        """Whether training images are read while training."""
+        return _megabytes(self.dataset) > self.config.data.device_megabytes
+
+    def init_state(self) -> TrainState:
+        """The state before the first step, on all devices."""
+        init = jax.jit(self._init, out_shardings=replicated(self.mesh))
+        return init(np.uint32(self.config.seed))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        everywhere = replicated(self.mesh)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=everywhere
+            ),
+            jax.eval_shape(self._init, np.uint32(self.config.seed)),
+        )
+
+    def _init(self, seed):
+        return init_state(
+            self.method,
+            self.optimizer,
+            seed,
+            averaged=self.config.average_decay > 0,
+        )
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """The batches of the steps from `start` on, on the devices.
+
+        The same examples in the same order whether they lie on the device or stream.
+        """
+        divided, everywhere = split(self.mesh), replicated(self.mesh)
+        seed = jax.device_put(np.uint32(self.config.seed), everywhere)
+        steps = range(start, self.config.total_steps)
+
+        def placed(step: int, **arrays: np.ndarray) -> Batch:
+            index = self.positions(step).astype(np.int32)
+            return {
+                "seed": seed,
+                **jax.device_put({"index": index, **arrays}, divided),
+            }
+
+        if not self.streams:
+            train = self.dataset.train
+            pool = jax.device_put(train.take(np.arange(len(train))), everywhere)
+            for step in steps:
+                yield placed(step) | {"pool": pool}
+            return
+        read = stream(
+            self.dataset.train,
+            self.positions,
+            start,
+            self.config.total_steps,
+            threads=self.config.data.read_threads,
+        )
+        for step, (images, labels) in zip(steps, read, strict=True):
+            yield placed(step, image=images, label=labels)
+
+    def evaluate(self, variables: Any, source: Source) -> dict[str, float]:
+        """`top1`, `top5`, `nll` and `ece` of every example of a split, exactly."""
+        divided = split(self.mesh)
+        found: list[tuple[dict[str, jax.Array], int]] = []
+        for images, labels, count in padded_batches(
+            source,
+            self.config.eval_batch_size,
+            threads=self.config.data.read_threads,
+        ):
+            images, labels = jax.device_put((images, labels), divided)
+            found.append((self.eval_step(variables, images, labels), count))
+        columns = jax.device_get([columns for columns, _ in found])
+        counts = [count for _, count in found]
+        return summarize(
+            {
+                name: np.concatenate(
+                    [c[name][:n] for c, n in zip(columns, counts, strict=True)]
+                )
+                for name in columns[0]
+            }
+        )
+
+
+def build(config: ConfigDict, dataset: Dataset, devices=None) -> Experiment:
+    """Puts the parts of an experiment together.
+
+    Args:
+      config: validated.
+      dataset: of `data.sources.load`.
+      devices: by default all.
+
+    Raises:
+      UserError: parts that do not fit each other.
+    """
+    mesh = make_mesh(
+        {"batch_size": config.batch_size, "eval_batch_size": config.eval_batch_size},
+        devices,
+    )
+    size = augment.check(config.data, dataset.image_shape)
+    examples = len(dataset.train)
+    if examples < config.batch_size:
+        raise UserError(
+            f"batch_size is {config.batch_size}, more than the {examples} training "
+            "examples"
+        )
+    if _megabytes(dataset) <= config.data.device_megabytes:
+        dataset = dataclasses.replace(
+            dataset,
+            train=dataset.train.loaded(),
+            validation=dataset.validation.loaded(),
+        )
+    order = Order(config.seed, examples, config.batch_size)
+    model = models.build(
+        config.model.name,
+        dataset.num_classes,
+        stem=config.model.stem,
+        dtype=config.model.dtype,
+    )
+    method = methods.make(
+        config.method,
+        Context(
+            model=model,
+            num_classes=dataset.num_classes,
+            image_shape=(*size, dataset.image_shape[2]),
+            total_steps=config.total_steps,
+            steps_per_epoch=order.steps_per_epoch,
+        ),
+    )
+    schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
+    optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        size=size,
+        mesh=mesh,
+        method=method,
+        optimizer=optimizer,
+        train_step=make_train_step(
+            method,
+            optimizer,
+            schedule,
+            config,
+            num_classes=dataset.num_classes,
+            size=size,
+            mesh=mesh,
+        ),
+        eval_step=make_eval_step(method.model, config, size=size, mesh=mesh),
+        positions=method.sampler or order,
+        steps_per_epoch=order.steps_per_epoch,
+    )
+
+
+def _megabytes(dataset: Dataset) -> float:
+    """Of the training images as uint8."""
+    return len(dataset.train) * float(np.prod(dataset.image_shape)) / 1e6

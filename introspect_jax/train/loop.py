@@ -1,0 +1,148 @@
+"""The training loop; its order never changes: evaluate, save, fetch, step, log."""
+
+import dataclasses
+import math
+import time
+
+import jax
+import numpy as np
+from etils import epath
+
+from introspect_jax.errors import UserError
+from introspect_jax.train.checkpoint import Checkpoints
+from introspect_jax.train.experiment import Experiment
+from introspect_jax.train.progress import Metrics, Reporter
+from introspect_jax.train.state import TrainState, deployed_variables, state_sha256
+
+
+@dataclasses.dataclass
+class Result:
+    """What training ended with.
+
+    Attributes:
+      last: the state after the last step.
+      best: the state that was best on validation; `last` without a validation split.
+      best_step: its step.
+      validation: `{"last": ..., "best": ...}`, or None.
+      seconds: spent on the run, over all its continuations.
+      state_sha256: of `last`.
+    """
+
+    last: TrainState
+    best: TrainState
+    best_step: int
+    validation: dict | None
+    seconds: float
+    state_sha256: str
+
+
+def train(experiment: Experiment, workdir: epath.Path, reporter: Reporter) -> Result:
+    """Trains to the end, from the newest intact checkpoint if there is one.
+
+    Args:
+      experiment: of `build`.
+      workdir: of `open_workdir`.
+      reporter: what to tell.
+
+    Raises:
+      UserError: a loss that is not finite, or nothing but damaged checkpoints.
+    """
+    config = experiment.config
+    began = time.monotonic()
+    checkpoints = Checkpoints(workdir, config.checkpoints_kept)
+    like = experiment.abstract_state()
+    restored = checkpoints.restore_newest(like)
+    if restored:
+        state, meta = restored
+        reporter.say(f"continuing from step {int(state.step)} in {workdir}")
+    else:
+        state, meta = experiment.init_state(), {"seconds": 0.0}
+    start = int(state.step)
+    metrics = Metrics(workdir, start)
+    validation = meta.get("validation")
+    pending: list[tuple[int, dict[str, jax.Array]]] = []
+    batches = experiment.batches(start)
+
+    def seconds() -> float:
+        return meta["seconds"] + time.monotonic() - began
+
+    reporter.start(start)
+    for step in range(start, config.total_steps + 1):
+        done = step == config.total_steps
+        evaluating = step > start and (step % config.eval_steps == 0 or done)
+        if evaluating or (step > start and step % config.checkpoint_steps == 0):
+            paused = reporter.pause()
+            _fetch(pending, checkpoints)  # nothing that is not finite is ever saved
+            validation = None
+            if evaluating and len(experiment.dataset.validation):
+                variables = deployed_variables(experiment.method, state)
+                validation = experiment.evaluate(
+                    variables, experiment.dataset.validation
+                )
+                metrics.write(step, "validation", validation)
+                reporter.say(f"step {step} validation {describe(validation)}")
+            checkpoints.save(state, {"seconds": seconds(), "validation": validation})
+            reporter.resume(paused)
+        if done:
+            break
+        state, values = experiment.train_step(state, next(batches))
+        # Wait for the step before, so that at most two are under way; its metrics stay
+        # on the device until they are logged.
+        if pending:
+            jax.block_until_ready(pending[-1][1]["loss"])
+        pending.append((step + 1, values))
+        if (step + 1) % config.log_steps == 0:
+            means = _fetch(pending, checkpoints)
+            speed = reporter.log(step + 1, means)
+            metrics.write(step + 1, "train", means | {"images_per_second": speed})
+    metrics.close()
+    checkpoints.wait()
+    best, best_step = state, config.total_steps
+    scores = None
+    if validation:
+        found = checkpoints.restore_best(like)
+        scores = {"last": validation, "best": validation}
+        if found:
+            best, best_step = found[0], int(found[0].step)
+            scores["best"] = found[1]["validation"]
+    checkpoints.close()
+    return Result(state, best, best_step, scores, seconds(), state_sha256(state))
+
+
+def _fetch(pending: list, checkpoints: Checkpoints) -> dict[str, float]:
+    """Means of the waiting metrics, which it forgets.
+
+    Raises:
+      UserError: one is not finite; names the step.
+    """
+    fetched = jax.device_get(pending)
+    pending.clear()
+    for step, values in fetched:
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(values[name]):
+                checkpoints.wait()
+                good = checkpoints.newest_step()
+                kept = (
+                    "there is no checkpoint yet"
+                    if good is None
+                    else (f"the last good checkpoint, of step {good}, is kept")
+                )
+                raise UserError(
+                    f"the {name.replace('_', ' ')} at step {step} is {values[name]}; "
+                    f"{kept}. Try a lower optimizer.learning_rate, "
+                    "optimizer.warmup_steps or optimizer.clip_norm"
+                )
+    if not fetched:
+        return {}
+    return {
+        name: float(np.mean([values[name] for _, values in fetched], dtype=np.float64))
+        for name in fetched[0][1]
+    }
+
+
+def describe(scores: dict[str, float]) -> str:
+    """Evaluation in a line."""
+    return (
+        f"top-1 {scores['top1']:.4f} top-5 {scores['top5']:.4f} "
+        f"NLL {scores['nll']:.4f} ECE {scores['ece']:.4f}"
+    )

@@ -1,0 +1,130 @@
+"""What a run says while it runs: a bar or lines, `metrics.jsonl`, TensorBoard."""
+
+import contextlib
+import json
+import math
+import os
+import time
+
+from etils import epath
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from introspect_jax.train.workdir import read_lines, write_text
+
+
+class Metrics:
+    """Records of a run, appended to `metrics.jsonl` and TensorBoard.
+
+    A run that continues from step s drops the records after s, which it writes again.
+    """
+
+    def __init__(self, workdir: epath.Path, start: int):
+        from tensorboardX import SummaryWriter
+
+        self._path = workdir / "metrics.jsonl"
+        self._records = [r for r in read_lines(self._path) if r["step"] <= start]
+        self._rewrite()
+        self._board = SummaryWriter(
+            os.fspath(workdir / "tensorboard"), purge_step=start + 1 if start else None
+        )
+
+    def _rewrite(self) -> None:
+        lines = [json.dumps(record) + "\n" for record in self._records]
+        write_text(self._path, "".join(lines))
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Adds a record."""
+        record = {"step": step, "split": split, **values}
+        self._records.append(record)
+        if "://" in os.fspath(self._path):
+            self._rewrite()  # object stores cannot append
+        else:
+            with open(self._path, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+class Reporter(contextlib.AbstractContextManager):
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, total_steps: int, steps_per_epoch: int, batch_size: int):
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._total, self._per_epoch = total_steps, steps_per_epoch
+        self._batch_size = batch_size
+        self._bar: Progress | None = None
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[shown]}"),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+        self._clock = (0, time.monotonic())
+
+    def start(self, step: int) -> None:
+        """The first step is about to be taken (and compiled)."""
+        self._clock = (step, time.monotonic())
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task(
+                "train", total=self._total, completed=step, epoch="-", shown="compiling"
+            )
+
+    def pause(self) -> float:
+        """Call before work that is not training; returns what `resume` needs."""
+        return time.monotonic()
+
+    def resume(self, paused_at: float) -> None:
+        """Takes the pause out of the speed."""
+        step, since = self._clock
+        self._clock = (step, since + time.monotonic() - paused_at)
+
+    def log(self, step: int, values: dict[str, float]) -> float:
+        """Shows the means up to `step`; returns images per second."""
+        before, since = self._clock
+        now = time.monotonic()
+        speed = (step - before) * self._batch_size / max(now - since, 1e-9)
+        self._clock = (step, now)
+        epochs = math.ceil(self._total / self._per_epoch)
+        epoch = f"{min(math.ceil(step / self._per_epoch), epochs)}/{epochs}"
+        shown = (
+            f"loss {values['loss']:.4f} accuracy {values['accuracy']:.4f} "
+            f"{speed:,.0f} images/s"
+        )
+        if self._bar:
+            self._bar.update(self._task, completed=step, epoch=epoch, shown=shown)
+        else:
+            left = (self._total - step) * self._batch_size / speed
+            self.console.print(
+                f"step {step}/{self._total} epoch {epoch} {shown} "
+                f"{_duration(left)} left"
+            )
+        return speed
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        self.console.print(line, markup=False)
+
+    def __exit__(self, *exc_info) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,0 +1,100 @@
+"""The folder of a run: made, checked, and written to."""
+
+import json
+import os
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from introspect_jax.config import config_hash, fields, to_json
+from introspect_jax.errors import UserError
+
+
+def default_workdir(name: str, config: ConfigDict) -> str:
+    """`runs/<config>-<hash>`: the same config resumes, another does not collide."""
+    return os.path.join("runs", f"{name}-{config_hash(config)}")
+
+
+def open_workdir(path: str, config: ConfigDict) -> epath.Path:
+    """The folder, made if need be, as an absolute path.
+
+    Args:
+      path: absolute, relative to the current folder, or `gs://`.
+      config: resolved; that of the run in the folder, if there is one.
+
+    Raises:
+      UserError: it cannot be written, or holds a run of another config.
+    """
+    workdir = epath.Path(path)
+    if "://" not in path:
+        workdir = epath.Path(os.path.abspath(path))
+    stored = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_text("")
+        probe.unlink()
+        if not stored.exists():
+            return workdir
+        before = json.loads(stored.read_text())
+    except OSError as error:
+        raise UserError(
+            f"work folder {path!r} cannot be written: {error}; choose another with "
+            "--workdir"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{str(stored)!r} is damaged ({error}); choose another --workdir, or "
+            "restore that file"
+        ) from error
+    now = json.loads(to_json(config))
+    if before != now:
+        raise UserError(
+            f"work folder {path!r} holds a run of another config "
+            f"({_difference(before, now)}); choose another --workdir"
+        )
+    return workdir
+
+
+def write_config(workdir: epath.Path, config: ConfigDict) -> None:
+    """Makes the folder that of this config; called when all its parts are known to fit,
+    so that a mistake leaves nothing behind that its correction would collide with."""
+    write_text(workdir / "config.json", to_json(config))
+
+
+def _difference(before: dict, now: dict) -> str:
+    """The first few fields that differ."""
+    old, new = fields(ConfigDict(before)), fields(ConfigDict(now))
+    names = sorted(n for n in old.keys() | new.keys() if old.get(n) != new.get(n))
+    shown = [
+        f"{n}: {old.get(n, 'none')!r} there, {new.get(n, 'none')!r} here"
+        for n in names[:3]
+    ]
+    if len(names) > 3:
+        shown.append(f"and {len(names) - 3} more")
+    return "; ".join(shown)
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes the whole file or nothing."""
+    temporary = path.parent / f"{path.name}.tmp"
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes the whole file or nothing."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_lines(path: epath.Path) -> list[dict]:
+    """The records of a `.jsonl` file; a last line that was cut off is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
