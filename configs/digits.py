@@ -15,12 +15,12 @@ def get_config(arg=None):
     config.total_steps = 600
     config.batch_size = 64
     config.log_steps = 50
-    config.eval_steps = 200
-    config.checkpoint_steps = 200
+    config.eval_steps = 100
+    config.checkpoint_steps = 100
     config.model.name = "resnet8"
     config.data.name = "digits"
     config.data.mean = (0.305,)
     config.data.std = (0.376,)
     config.optimizer.learning_rate = 0.1
-    config.optimizer.warmup_steps = 30
+    config.optimizer.warmup = 0.05
     return config

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, cast
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -49,7 +50,8 @@ def read_config() -> tuple[str, ConfigDict]:
     if config is None:
         raise UserError(f"--config is missing; there are: {', '.join(_configs())}")
     validate(config)
-    path, _, argument = flags.FLAGS["config"].config_filename.partition(":")
+    flag = cast(Any, flags.FLAGS["config"])
+    path, _, argument = flag.config_filename.partition(":")
     name = os.path.splitext(os.path.basename(path))[0]
     if argument:
         name += "-" + re.sub(r"[^\w.]+", "-", argument)
@@ -122,6 +124,6 @@ def _one_line(error: Exception) -> str:
     return f"{text.splitlines()[-1]} ({place[0]}, line {place[1]})"
 
 
-def _fail(message: str):
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(FAILED)

@@ -82,7 +82,7 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{field} must lie in [0, 1), got {_get(config, field)}")
     methods.check_name(config.method.name)
     models.build(config.model.name, 2, stem=config.model.stem, dtype=config.model.dtype)
-    optimizer.check(config.optimizer, config.total_steps)
+    optimizer.check(config.optimizer)
 
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:

@@ -6,22 +6,26 @@ examples of the whole batch.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from introspect_jax.errors import UserError
 
+ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
+
 
 def normalize(
-    images: jax.Array, mean: Sequence[float], std: Sequence[float]
+    images: jax.Array | np.ndarray, mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array:
     """uint8 `[..., c]` to float32 `(x / 255 - mean) / std`, per channel or for all."""
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return (images.astype(jnp.float32) / 255 - mean) / std
+    pixels = jnp.asarray(images, jnp.float32) / 255
+    return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
-def center_crop(images: jax.Array, size: tuple[int, int]) -> jax.Array:
+def center_crop(images: ArrayT, size: tuple[int, int]) -> ArrayT:
     """The central `(h, w)` of `[batch, h', w', c]`."""
     top, left = (images.shape[1] - size[0]) // 2, (images.shape[2] - size[1]) // 2
     return images[:, top : top + size[0], left : left + size[1], :]

@@ -4,9 +4,9 @@ import functools
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import Image
 
-from introspect_jax.data.images import fit
+from introspect_jax.data.images import decode
 from introspect_jax.data.sources import Dataset, Source, cut
 from introspect_jax.errors import UserError
 
@@ -76,8 +76,7 @@ def _read(paths, labels, size, numbers):
 
 def _open(path: epath.Path, size: int) -> np.ndarray:
     try:
-        with path.open("rb") as file, Image.open(file) as image:
-            return fit(ImageOps.exif_transpose(image).convert("RGB"), size)
+        return decode(path.read_bytes(), 3, size)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
             f"cannot read the image {str(path)!r} ({error}); repair or remove it"

@@ -1,26 +1,39 @@
-"""Images of any kind and size to uint8 arrays of one shape."""
+"""Encoded images of any kind and size to uint8 arrays of one shape."""
+
+import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 
-def fit(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
-    """Shorter side to `size`, then the central square: uint8 `[size, size, c]`.
+def decode(encoded: bytes, channels: int, size: int = 0) -> np.ndarray:
+    """A PNG or JPEG as uint8 `[h, w, channels]`.
 
     Args:
-      image: a PIL image, or uint8 `[h, w, c]` with 1 or 3 channels.
-      size: in pixels. Shrinking averages (no aliasing).
+      encoded: the file's content.
+      channels: 3 (RGB) or 1 (grey levels).
+      size: 0 keeps the image's own, otherwise see `fit`.
+
+    Raises:
+      OSError, SyntaxError, Image.DecompressionBombError: not an image, or damaged.
     """
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    width, height = image.size
-    if (width, height) != (size, size):
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        image = image.resize(
-            (size, size),
-            Image.Resampling.BILINEAR,
-            box=(left, top, left + side, top + side),
-        )
-    array = np.asarray(image, np.uint8)
+    with Image.open(io.BytesIO(encoded)) as image:
+        upright = ImageOps.exif_transpose(image)
+        converted = upright.convert("RGB" if channels == 3 else "L")
+    if size:
+        converted = fit(converted, size)
+    array = np.asarray(converted, np.uint8)
     return array[..., None] if array.ndim == 2 else array
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """The central square at `size` pixels; shrinking averages, without aliasing."""
+    if image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize(
+        (size, size),
+        Image.Resampling.BILINEAR,
+        box=(left, top, left + side, top + side),
+    )

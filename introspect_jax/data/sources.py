@@ -4,6 +4,7 @@ Whatever it is, a source ends as uint8 images of one shape that are read by numb
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -80,13 +81,8 @@ def load(config) -> Dataset:
       UserError: data that do not exist, are not prepared, or do not fit.
     """
     # Read late: each of these imports a library that the others do not need.
-    if config.name == "digits":
-        from introspect_jax.data import digits as reader
-    elif config.name == "folder":
-        from introspect_jax.data import folder as reader
-    else:
-        from introspect_jax.data import tfds_reader as reader
-    dataset = reader.load(config)
+    reader = config.name if config.name in ("digits", "folder") else "tfds_reader"
+    dataset = importlib.import_module(f"introspect_jax.data.{reader}").load(config)
     if dataset.num_classes < 2:
         raise UserError(
             f"data set {config.name!r} has {dataset.num_classes} class; "

@@ -1,12 +1,14 @@
 """Any TFDS image-classification data set, read without importing TensorFlow."""
 
+import contextlib
 import functools
 import importlib.util
 import threading
+from typing import Any
 
 import numpy as np
 
-from introspect_jax.data.images import fit
+from introspect_jax.data.images import decode
 from introspect_jax.data.sources import Dataset, Source, cut
 from introspect_jax.errors import UserError, nearest
 
@@ -28,30 +30,10 @@ def load(config) -> Dataset:
     if not builder.is_prepared():
         _prepare(builder, config)
         builder = _builder(config)
-    info = builder.info
-    image_key, label_key = info.supervised_keys or ("image", "label")
-    features = info.features
-    if image_key not in features or not hasattr(features[label_key], "num_classes"):
-        raise UserError(
-            f"data set {config.name!r} is not image classification: it has the "
-            f"features {', '.join(features)}"
-        )
-    shape = features[image_key].shape
-    if len(shape) != 3 or shape[-1] not in (1, 3):
-        raise UserError(
-            f"data set {config.name!r} has images of shape {shape}; they must have "
-            "1 or 3 channels"
-        )
-    if config.load_size > 0:
-        shape = (config.load_size, config.load_size, shape[-1])
-    elif None in shape:
-        raise UserError(
-            f"data set {config.name!r} has images of many sizes; set data.load_size to "
-            "the side in pixels that all are resized to"
-        )
-    labels = features[label_key]
+    image_key, label_key, shape = _features(builder, config)
+    labels = builder.info.features[label_key]
     train, test = (
-        _source(builder, split, image_key, label_key, shape, labels.num_classes)
+        _source(builder, split, image_key, label_key, shape, config.load_size)
         for split in (config.train_split, config.test_split)
     )
     kept, held_out = cut(len(train), config.validation_fraction)
@@ -64,6 +46,32 @@ def load(config) -> Dataset:
     )
 
 
+def _features(builder, config) -> tuple[str, str, tuple[int, int, int]]:
+    """Names of the image and the label, and the shape that images will have."""
+    features = dict(builder.info.features.items())
+    image_key, label_key = builder.info.supervised_keys or ("image", "label")
+    image: Any = features.get(image_key)
+    label: Any = features.get(label_key)
+    if not hasattr(label, "num_classes") or len(getattr(image, "shape", ())) != 3:
+        raise UserError(
+            f"data set {config.name!r} is not image classification; its features are: "
+            f"{', '.join(features)}"
+        )
+    if image.shape[-1] not in (1, 3):
+        raise UserError(
+            f"data set {config.name!r} has images of shape {image.shape}; they must "
+            "have 1 or 3 channels"
+        )
+    if config.load_size > 0:
+        return image_key, label_key, (config.load_size,) * 2 + image.shape[-1:]
+    if None in image.shape:
+        raise UserError(
+            f"data set {config.name!r} has images of many sizes; set data.load_size to "
+            "the side in pixels that all are resized to"
+        )
+    return image_key, label_key, image.shape
+
+
 def _builder(config):
     import tensorflow_datasets as tfds
 
@@ -73,8 +81,8 @@ def _builder(config):
         known = ["digits", "folder", *tfds.list_builders(with_community_datasets=False)]
         where = config.data_dir or tfds.core.constants.DATA_DIR
         raise UserError(
-            f"unknown data set {config.name!r}{nearest(config.name, known)}; there are: "
-            f"digits, folder, the {len(known) - 2} sets of TFDS "
+            f"unknown data set {config.name!r}{nearest(config.name, known)}; there "
+            f"are: digits, folder, the {len(known) - 2} sets of TFDS "
             "(tensorflow.org/datasets/catalog), and those prepared under "
             f"{str(where)!r}: {_prepared(where)}"
         ) from error
@@ -123,10 +131,8 @@ def _network() -> bool:
     answers = []
 
     def ask():
-        try:
+        with contextlib.suppress(requests.RequestException):
             answers.append(requests.head(_NETWORK_PROBE, timeout=_NETWORK_SECONDS))
-        except requests.RequestException:
-            pass
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -134,30 +140,44 @@ def _network() -> bool:
     return bool(answers)
 
 
-def _source(builder, split, image_key, label_key, shape, num_classes) -> Source:
+def _source(builder, split, image_key, label_key, shape, resized_to) -> Source:
+    from tensorflow_datasets.core.decode import SkipDecoding
+
     if split.split("[")[0] not in builder.info.splits:  # "train[:80%]" is one too
         raise UserError(
             f"data set {builder.info.name!r} has no split {split!r}; it has: "
             f"{', '.join(builder.info.splits)} (set data.train_split, data.test_split)"
         )
     try:
-        records = builder.as_data_source(split=split)
+        # Decoded here: TFDS takes OpenCV where that happens to be installed, whose
+        # pixels differ.
+        records = builder.as_data_source(
+            split=split, decoders={image_key: SkipDecoding()}
+        )
     except NotImplementedError as error:
         raise UserError(
-            f"data set {builder.info.name!r} in {str(builder.data_path)!r} was prepared "
-            "in a format that cannot be read by number; prepare it again with "
-            "download_and_prepare(file_format='array_record')"
+            f"data set {builder.info.name!r} in {str(builder.data_path)!r} was "
+            "prepared in a format that cannot be read by number; prepare it again "
+            "with download_and_prepare(file_format='array_record')"
         ) from error
-    read = functools.partial(_read, records, image_key, label_key, shape, num_classes)
+    num_classes = builder.info.features[label_key].num_classes
+    read = functools.partial(
+        _read, records, image_key, label_key, shape, resized_to, num_classes
+    )
     return Source(read, np.arange(len(records)))
 
 
-def _read(records, image_key, label_key, shape, num_classes, numbers):
+def _read(records, image_key, label_key, shape, resized_to, num_classes, numbers):
     found = records.__getitems__([int(n) for n in numbers])
     images = np.empty((len(found), *shape), np.uint8)
-    for i, record in enumerate(found):
-        image = record[image_key]
-        images[i] = image if image.shape == shape else fit(image, shape[0])
+    for i, (number, record) in enumerate(zip(numbers, found, strict=True)):
+        try:
+            images[i] = decode(record[image_key], shape[2], resized_to)
+        except (OSError, SyntaxError) as error:
+            raise UserError(
+                f"image {number} of the data set cannot be read ({error}); prepare "
+                "the data set again"
+            ) from error
     labels = np.asarray([record[label_key] for record in found], np.int32)
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise UserError(

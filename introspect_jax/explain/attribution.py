@@ -123,7 +123,7 @@ def target_cotangents(target: Any, logits: jax.Array) -> jax.Array:
     if isinstance(target, str):
         if target != "all":
             raise ValueError(
-                f"the only target that is a string is 'all', got {target!r}"
+                f"the only string that is a target is 'all', got {target!r}"
             )
         eye = jnp.eye(classes, dtype=logits.dtype)
         return jnp.broadcast_to(eye, (batch, classes, classes))

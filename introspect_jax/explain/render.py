@@ -49,32 +49,43 @@ def draw_signed(axes: "Axes", explanation: np.ndarray, limit: float) -> None:
     axes.set_yticks([])
 
 
+def off_diagonal_limit(*matrices: np.ndarray) -> float:
+    """Where colours saturate: the largest entry beside the diagonals."""
+    values = [m[~np.eye(len(m), dtype=bool)] for m in matrices]
+    largest = float(np.nanmax(np.abs(np.concatenate(values))))
+    return largest if largest > 0 else 1.0
+
+
 def draw_matrix(
-    axes: "Axes", matrix: np.ndarray, names: tuple[str, ...], title: str, limit: float
+    axes: "Axes",
+    matrix: np.ndarray,
+    names: tuple[str, ...],
+    title: str,
+    limit: float,
 ):
-    """A similarity matrix `[classes, classes]`; beyond 40 classes without names."""
+    """A similarity matrix `[classes, classes]`; beyond 40 classes without names.
+
+    Returns what a colour bar is made of.
+    """
     classes = len(names)
     drawn = axes.imshow(matrix, cmap=SIGNED_COLORS, vmin=-limit, vmax=limit)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=11)
     if classes > 40:
         axes.set_xlabel("class number")
         axes.set_ylabel("label (class number)")
         return drawn
-    size = 8 if classes <= 20 else 6
+    size = 9 if classes <= 20 else 6.5
     axes.set_xticks(range(classes), names, rotation=60, ha="right", fontsize=size)
     axes.set_yticks(range(classes), names, fontsize=size)
-    if classes <= 12:
-        for row in range(classes):
-            for column in range(classes):
-                value = matrix[row, column]
-                shade = "white" if abs(value) > 0.6 * limit else "black"
-                axes.text(
-                    column,
-                    row,
-                    f"{value:.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=5.5,
-                    color=shade,
-                )
+    axes.set_ylabel("label")
+    if classes > 12:
+        return drawn
+    for row in range(classes):
+        for column in range(classes):
+            value = matrix[row, column] + 0.0
+            shade = "white" if abs(value) > 0.6 * limit else "black"
+            text = "" if np.isnan(value) else f"{value:.2f}".replace("-0.00", "0.00")
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=7, color=shade
+            )
     return drawn

@@ -130,7 +130,7 @@ def _class_norms(attribute: LinearMap, logits: jax.Array) -> jax.Array:
 
 
 def _last_layer_norms(head, inputs, *, method, center, **options) -> jax.Array:
-    """`|a_k|^2 = w_k^T G w_k` with `G` the Gram matrix of the features' explanations."""
+    """`|a_k|^2 = w_k^T G w_k`, G the Gram matrix of the features' explanations."""
     features_fn, _, kernel = head
     features, attribute = linear_explainer(
         features_fn, inputs, method=method, **options

@@ -3,14 +3,16 @@
 Methods share one step and one loop; what sets them apart is in these functions alone.
 How the methods that are not written yet fit without a special case anywhere else:
 
-| method | `init` | `loss` | `method_state` | `predict` | `sampler` |
-| --- | --- | --- | --- | --- | --- |
-| KD | also loads the teacher | KL to the teacher's logits | the teacher's variables | the student | |
-| PS-KD | also the memory `[examples, classes]` | targets gathered at `batch["index"]` | memory; the step's probabilities scattered into its other half, halves swapped at `step % steps_per_epoch == 0` | | |
-| DLB | zeros | the first half's logits against the carried ones | last step's logits of the second half | | half of a batch returns in the next |
-| DML | `params` of M networks, stacked | M forwards under `vmap`, KL between peers | | the first peer | |
-| ONE | one network of several branches | the sum over branches and their ensemble | | all branches (the ensemble) | |
-| CS-KD | | first half of the batch against the second | | | pairs of one class |
+KD: `init` loads the teacher into the method state; `loss` adds the KL to its logits.
+PS-KD: the method state is the memory `[2, examples, classes]`; `loss` gathers targets
+    at `batch["index"]` from one half and scatters new probabilities into the other;
+    the halves swap at `step % steps_per_epoch == 0`.
+DLB: the method state is last step's logits of the second half of the batch; `sampler`
+    puts those examples into the first half of the next.
+DML: `params` are M networks, stacked; `loss` runs them under `vmap`; `predict` is the
+    first.
+ONE: `model` has branches and answers with their ensemble; `loss` asks for the branches.
+CS-KD: `sampler` draws pairs of a class; `loss` compares the halves of the batch.
 
 So the parameters are any tree (peers), the state that is carried is any tree (teacher,
 memory), the batch says which examples it holds (`index`), and a sampler may replace
@@ -29,6 +31,7 @@ import numpy as np
 PyTree = Any
 # {"image": [batch, h, w, c] float32, "label": [batch, classes], "index": [batch]}
 Batch = dict[str, jax.Array]
+Init = Callable[[jax.Array], tuple[PyTree, PyTree, PyTree]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +71,14 @@ class Method:
         shuffled order.
     """
 
-    init: Callable[[jax.Array], tuple[PyTree, PyTree, PyTree]]
+    init: Init
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, PyTree, dict[str, jax.Array]]]]
     predict: Callable[[PyTree, PyTree, PyTree], PyTree]
     model: nn.Module
     sampler: Callable[[int], np.ndarray] | None = None
 
 
-def init_network(
-    context: Context,
-) -> Callable[[jax.Array], tuple[PyTree, PyTree, PyTree]]:
+def init_network(context: Context) -> Init:
     """`Method.init` of methods that train one network and carry nothing."""
 
     def init(key):
@@ -100,12 +101,13 @@ def forward(
     model: nn.Module, params: PyTree, model_state: PyTree, images: jax.Array
 ) -> tuple[jax.Array, PyTree]:
     """Logits `[batch, classes]` in train mode, and the updated batch statistics."""
-    return model.apply(
+    logits, updated = model.apply(
         {"params": params, **model_state},
         images,
         train=True,
         mutable=list(model_state),
     )
+    return logits, updated
 
 
 def accuracy(logits: jax.Array, label_probs: jax.Array) -> jax.Array:

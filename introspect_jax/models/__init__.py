@@ -1,6 +1,8 @@
 """Networks (Flax linen), chosen by name."""
 
 import re
+from collections.abc import Callable
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -12,8 +14,9 @@ from introspect_jax.models.resnet import ResNet
 from introspect_jax.models.small_resnet import SmallResNet
 from introspect_jax.models.wide_resnet import WideResNet
 
-__all__ = ["Classifier", "NAMES", "build", "make_head", "make_logits_fn"]
+__all__ = ["NAMES", "Classifier", "build", "make_head", "make_logits_fn"]
 
+Function = Callable[[jax.Array], jax.Array]
 _SMALL_DEPTHS = (8, 20, 32, 44, 56, 110)
 _IMAGENET_DEPTHS = (18, 34, 50)
 NAMES = (
@@ -71,7 +74,7 @@ def build(
     return Classifier(backbone, num_classes)
 
 
-def make_logits_fn(model: nn.Module, variables):
+def make_logits_fn(model: nn.Module, variables: Any) -> Function:
     """The pure function `images [batch, h, w, c] -> logits [batch, classes]`.
 
     It runs with the running statistics and changes nothing, so an example's logits do
@@ -83,12 +86,12 @@ def make_logits_fn(model: nn.Module, variables):
     """
 
     def logits_fn(images: jax.Array) -> jax.Array:
-        return model.apply(variables, images, train=False)
+        return cast(jax.Array, model.apply(variables, images, train=False))
 
     return logits_fn
 
 
-def make_head(model: Classifier, variables):
+def make_head(model: nn.Module, variables: Any) -> tuple[Function, Function, jax.Array]:
     """`(features_fn, head_fn, kernel)` of the last layer, for `class_similarity`.
 
     Args:
@@ -101,7 +104,8 @@ def make_head(model: Classifier, variables):
     head = variables["params"]["head"]
 
     def features_fn(images: jax.Array) -> jax.Array:
-        return model.apply(variables, images, train=False, method="features")
+        features = model.apply(variables, images, train=False, method="features")
+        return cast(jax.Array, features)
 
     def head_fn(features: jax.Array) -> jax.Array:
         return features @ head["kernel"] + head["bias"]

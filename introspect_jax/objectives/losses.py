@@ -67,8 +67,8 @@ def loss_fn(
     weight:
 
     * support `"others"`: `CE(y, p) + w T^2 KL(q || p_T restricted to the others)`;
-    * support `"all"`: `(1 - w) CE(y, p) + w T^2 CE(q, p_T)`, which at T = 1 is the cross
-      entropy with `(1 - w) y + w q`.
+    * support `"all"`: `(1 - w) CE(y, p) + w T^2 CE(q, p_T)`, which at T = 1 is the
+      cross entropy with `(1 - w) y + w q`.
 
     Args:
       logits: of the network in training, `[batch, classes]`.

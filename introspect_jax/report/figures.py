@@ -45,7 +45,13 @@ def curves(records: list[dict]):
         return tuple(zip(*found, strict=True)) if found else ((), ())
 
     panels = [
-        ("nats", [("train", "loss", "training loss"), ("validation", "nll", "NLL")]),
+        (
+            "loss (nats)",
+            [
+                ("train", "loss", "training loss"),
+                ("validation", "nll", "validation NLL"),
+            ],
+        ),
         (
             "accuracy",
             [
@@ -76,8 +82,7 @@ def curves(records: list[dict]):
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    if panels[0][0] == "nats":
-        axes[0][0].set_ylim(bottom=0)
+    axes[0][0].set_ylim(bottom=0)
     return figure
 
 
@@ -180,21 +185,23 @@ def class_similarities(experiment: Experiment, variables: Any):
     kernel = np.asarray(variables["params"]["head"]["kernel"], np.float64)
     unit = kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
 
-    names = experiment.dataset.class_names
-    wide = 5.6 if classes <= 20 else 7.0
-    figure, axes = render.new_figure(1, 2, (2 * wide, wide + 0.3))
-    limit = 1.0 if options["similarity"] != "dot" else render.signed_limit(means)
-    title = (
-        f"explanations: {options['method'].replace('_', ' ')}, "
-        f"{options['similarity']}\nmean over {len(subset):,} test images "
-        "(row: label)"
-    )
-    drawn = render.draw_matrix(axes[0][0], means, names, title, limit)
-    figure.colorbar(drawn, ax=axes[0][0], shrink=0.75)
-    drawn = render.draw_matrix(
-        axes[0][1], unit.T @ unit, names, "classifier's weight rows, cosine", 1.0
-    )
-    figure.colorbar(drawn, ax=axes[0][1], shrink=0.75)
+    rows = unit.T @ unit
+    limit = render.off_diagonal_limit(means, rows)
+    figure, axes = render.new_figure(1, 2, (13.0, 6.2))
+    for axis, matrix, title in (
+        (
+            axes[0][0],
+            means,
+            f"explanations: {options['method'].replace('_', ' ')}, "
+            f"{options['similarity']}, mean over {len(subset):,} test images",
+        ),
+        (axes[0][1], rows, "classifier's weight rows, cosine"),
+    ):
+        drawn = render.draw_matrix(
+            axis, matrix, experiment.dataset.class_names, title, limit
+        )
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label("similarity (the diagonal is 1)")
     return figure
 
 

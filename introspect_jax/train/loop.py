@@ -130,7 +130,7 @@ def _fetch(pending: list, checkpoints: Checkpoints) -> dict[str, float]:
                 raise UserError(
                     f"the {name.replace('_', ' ')} at step {step} is {values[name]}; "
                     f"{kept}. Try a lower optimizer.learning_rate, "
-                    "optimizer.warmup_steps or optimizer.clip_norm"
+                    "optimizer.warmup or optimizer.clip_norm"
                 )
     if not fetched:
         return {}

@@ -24,7 +24,7 @@ def default_config() -> ConfigDict:
             "decayed": "kernels",
             "clip_norm": 0.0,  # of the gradient; 0 is off
             "schedule": "cosine",
-            "warmup_steps": 0,
+            "warmup": 0.0,  # share of all steps, linear from 0
             "milestones": (0.5, 0.75),  # step: shares of all steps
             "decay_factor": 0.1,  # step: at each milestone
             "peak": 0.3,  # one_cycle: share of all steps until the peak
@@ -32,7 +32,7 @@ def default_config() -> ConfigDict:
     )
 
 
-def check(config: ConfigDict, total_steps: int) -> None:
+def check(config: ConfigDict) -> None:
     """Raises a UserError for an optimiser or schedule that cannot be."""
     for field, options in (
         ("name", OPTIMIZERS),
@@ -51,10 +51,9 @@ def check(config: ConfigDict, total_steps: int) -> None:
             raise UserError(
                 f"optimizer.{field} must lie in [0, 1), got {config[field]}"
             )
-    if not 0 <= config.warmup_steps <= total_steps:
+    if not 0 <= config.warmup < 1:
         raise UserError(
-            "optimizer.warmup_steps must lie between 0 and total_steps "
-            f"({total_steps}), got {config.warmup_steps}"
+            f"optimizer.warmup is a share of all steps, in [0, 1); got {config.warmup}"
         )
     shares = (*config.milestones, config.peak)
     if not all(0 < share < 1 for share in shares):
@@ -69,7 +68,7 @@ def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
 
     `one_cycle` brings its own warm-up (Smith and Topin 2018, cosine form).
     """
-    rate, warmup = config.learning_rate, config.warmup_steps
+    rate, warmup = config.learning_rate, round(config.warmup * total_steps)
     steps = max(total_steps - warmup, 1)
     if config.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(rate, steps)

@@ -1,0 +1,47 @@
+"""Introspective learning on CIFAR-10 with ResNet-20 (He et al. 2016 recipe).
+
+Data: TFDS cifar10, 50,000 training and 10,000 test images of 32x32 pixels; 5,000 of
+the training images are the validation split.
+Cost: 200 epochs; the step costs about twice the FLOPs of standard training.
+Expected: standard training of this network with this schedule reaches 91.25 to 92.4 %
+test top-1 in the literature; this config has not been run to its end here.
+
+`configs/cifar10.py:quick` is for 2 CPU cores: ResNet-8, images halved to 16x16 pixels,
+12 epochs, about 4 minutes. Expected: about 74 % test top-1 (see the README).
+"""
+
+from introspect_jax.config import default_config
+
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
+
+
+def get_config(arg=None):
+    if arg not in (None, "quick"):
+        raise ValueError(f"the argument of configs/cifar10.py is 'quick', got {arg!r}")
+    config = default_config()
+    config.data.name = "cifar10"
+    config.data.mean = MEAN
+    config.data.std = STD
+    config.data.augment.crop_padding = 4
+    config.data.augment.flip = True
+    config.batch_size = 128
+    steps_per_epoch = 45_000 // 128
+    config.total_steps = 200 * steps_per_epoch
+    config.log_steps = 100
+    config.eval_steps = config.checkpoint_steps = 5 * steps_per_epoch
+    config.model.name = "resnet20"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.schedule = "step"
+    config.optimizer.milestones = (0.5, 0.75)
+    if arg == "quick":
+        config.data.load_size = 16
+        config.data.augment.crop_padding = 2
+        config.total_steps = 12 * steps_per_epoch
+        config.eval_steps = config.checkpoint_steps = 2 * steps_per_epoch
+        config.model.name = "resnet8"
+        config.optimizer.weight_decay = 5e-4
+        config.optimizer.schedule = "cosine"
+        config.optimizer.warmup = 0.05
+    return config
