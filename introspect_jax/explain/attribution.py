@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from introspect_jax.errors import unknown
 
@@ -29,11 +30,13 @@ def _gradient_x_input(
 ) -> tuple[jax.Array, LinearMap]:
     """`A c = (x - b) * J(x)^T c`."""
     baseline = jnp.asarray(baseline, inputs.dtype)
-    if jnp.broadcast_shapes(baseline.shape, inputs.shape) != inputs.shape:
+    try:
+        baseline = jnp.broadcast_to(baseline, inputs.shape)
+    except ValueError as error:
         raise ValueError(
             f"baseline has shape {baseline.shape}, which does not broadcast to the "
             f"inputs' {inputs.shape}"
-        )
+        ) from error
     logits, gradient = _gradient(logits_fn, inputs)
     return logits, lambda cotangent: (inputs - baseline) * gradient(cotangent)
 
@@ -119,33 +122,47 @@ def target_cotangents(target: Any, logits: jax.Array) -> jax.Array:
             raise ValueError(
                 f"a target function must return scores [{batch}], got {scores.shape}"
             )
-        return vjp(jnp.ones_like(scores))[0]
+        return vjp(_varying_like(scores, jnp.ones_like(scores)))[0]
     if isinstance(target, str):
         if target != "all":
             raise ValueError(
                 f"the only string that is a target is 'all', got {target!r}"
             )
         eye = jnp.eye(classes, dtype=logits.dtype)
-        return jnp.broadcast_to(eye, (batch, classes, classes))
+        return _varying_like(logits, jnp.broadcast_to(eye, (batch, classes, classes)))
     target = jnp.asarray(target)
     if jnp.issubdtype(target.dtype, jnp.integer):
         _check_range(target, classes)
         if target.ndim == 0:
             target = jnp.broadcast_to(target, (batch,))
         if target.ndim in (1, 2) and target.shape[0] == batch:
-            return jax.nn.one_hot(target, classes, dtype=logits.dtype)
+            one_hot = jax.nn.one_hot(target, classes, dtype=logits.dtype)
+            return _varying_like(logits, one_hot)
     elif target.shape == logits.shape:
-        return target.astype(logits.dtype)
+        return _varying_like(logits, target.astype(logits.dtype))
     raise ValueError(
         f"target must be an int, ints [{batch}] or [{batch}, m], or vectors "
         f"[{batch}, {classes}], got {target.dtype}{list(target.shape)}"
     )
 
 
+def _varying_like(outputs: jax.Array, cotangents: jax.Array) -> jax.Array:
+    """The same values, marked as varying over the mesh axes that `outputs` vary over.
+
+    Inside `jax.shard_map` a VJP takes no cotangent that is the same everywhere for an
+    output that is not. The selection has two equal sides and compiles to nothing.
+    """
+    anything = outputs == outputs
+    if cotangents.ndim > outputs.ndim:
+        anything = anything[:, None]
+    return jnp.where(anything, cotangents, cotangents)
+
+
 def _check_range(labels: jax.Array, classes: int) -> None:
     if isinstance(labels, jax.core.Tracer) or labels.size == 0:
         return  # only known when run: one_hot then gives a zero row
-    low, high = int(labels.min()), int(labels.max())
+    values = np.asarray(labels)  # NumPy: under `jit` even constants would be traced
+    low, high = values.min(), values.max()
     if low < 0 or high >= classes:
         raise ValueError(f"classes must lie in 0..{classes - 1}, got {low}..{high}")
 

@@ -110,7 +110,7 @@ def similarity_target(
     classes = similarities.shape[-1]
     if support not in SUPPORTS:
         raise ValueError(unknown("support", support, SUPPORTS))
-    if not isinstance(temperature, jax.core.Tracer) and temperature <= 0:
+    if isinstance(temperature, int | float) and temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     if support == "others" and classes <= 2:
         raise ValueError(

@@ -1,0 +1,90 @@
+"""Eight virtual devices, tiny networks, small data: no network, no files outside."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import pathlib
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from introspect_jax import models
+from introspect_jax.config import default_config
+from introspect_jax.models.classifier import batch_norm, conv
+
+
+class TinyBackbone(nn.Module):
+    """Two convolutions and two batch normalisations: compiles in a second."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(batch_norm(train, None, "norm0")(conv(4, 3, 2, None, "conv0")(x)))
+        return nn.relu(
+            batch_norm(train, None, "norm1")(conv(8, 3, 2, None, "conv1")(x))
+        )
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def tiny_model(monkeypatch):
+    """Every model name builds a tiny network."""
+
+    def build(name, num_classes, **options):
+        del name, options
+        return models.Classifier(TinyBackbone(), num_classes)
+
+    monkeypatch.setattr(models, "build", build)
+
+
+@pytest.fixture
+def digits_config():
+    """Twelve steps on the digits."""
+    config = default_config()
+    config.data.name = "digits"
+    config.data.augment.crop_padding = 1
+    config.batch_size = 32
+    config.eval_batch_size = 64
+    config.total_steps = 12
+    config.log_steps = 2
+    config.eval_steps = 4
+    config.checkpoint_steps = 2
+    return config
+
+
+@pytest.fixture
+def smooth_net():
+    """`(logits_fn, inputs [4, 3, 3, 2], labels, classes)`, float64 under `x64`."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    inputs = jax.random.normal(keys[0], (4, 3, 3, 2))
+    first = jax.random.normal(keys[1], (18, 7))
+    second = jax.random.normal(keys[2], (7, 5))
+    bias = jax.random.normal(keys[3], (5,))
+
+    def logits_fn(x):
+        return jnp.tanh(x.reshape(len(x), -1) @ first) @ second + bias
+
+    return logits_fn, inputs, jnp.array([0, 3, 2, 4]), 5
+
+
+def trees_equal(a, b) -> bool:
+    """Same structure, same bits."""
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
