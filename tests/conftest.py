@@ -9,12 +9,17 @@ os.environ["XLA_FLAGS"] = (
 
 import pathlib
 import sys
+import tempfile
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+# Many tests compile the same program.
+jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="jax-cache-"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

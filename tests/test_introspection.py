@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from introspect_jax import class_similarity, introspect, loss_fn
 
@@ -35,6 +36,34 @@ def test_gradient_through_the_target_only_if_asked(stop_gradient):
     grads = jax.grad(target_probs)((first, second))
     largest = max(float(jnp.abs(g).max()) for g in grads)
     assert largest == 0 if stop_gradient else largest > 1e-3
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("support", ["others", "all"])
+@pytest.mark.parametrize("similarity", ["projection", "cosine", "dot"])
+def test_second_derivatives_are_right_where_asked_for(support, similarity):
+    kernels = tuple(
+        0.5 * jax.random.normal(jax.random.key(i), shape)
+        for i, shape in enumerate([(6, 5), (5, 4)])
+    )
+    inputs = jax.random.normal(jax.random.key(2), (3, 6))
+    labels = jnp.array([0, 1, 3])
+
+    def loss(kernels):
+        def logits_fn(x):
+            return jnp.tanh(x @ kernels[0]) @ kernels[1]
+
+        target = introspect(
+            logits_fn,
+            inputs,
+            labels,
+            similarity=similarity,
+            support=support,
+            stop_gradient=False,
+        )
+        return loss_fn(logits_fn(inputs), labels, target, weight=0.5)[0].sum()
+
+    check_grads(loss, (kernels,), order=1, modes=["rev"])
 
 
 def test_the_three_lines_of_the_design_train_a_network():

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Red speaks for the class, blue against it, white says nothing.
 SIGNED_COLORS = "RdBu_r"
+# Beyond this a matrix with legible names would not fit on any screen.
+MOST_NAMES = 250
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float], **options):
@@ -49,6 +51,11 @@ def draw_signed(axes: "Axes", explanation: np.ndarray, limit: float) -> None:
     axes.set_yticks([])
 
 
+def matrix_side(classes: int) -> float:
+    """Inches that a matrix needs for its names to be legible."""
+    return max(6.0, 0.11 * classes) if classes <= MOST_NAMES else 9.0
+
+
 def off_diagonal_limit(*matrices: np.ndarray) -> float:
     """Where colours saturate: the largest entry beside the diagonals."""
     values = [m[~np.eye(len(m), dtype=bool)] for m in matrices]
@@ -63,14 +70,14 @@ def draw_matrix(
     title: str,
     limit: float,
 ):
-    """A similarity matrix `[classes, classes]`; beyond 40 classes without names.
+    """A similarity matrix `[classes, classes]`, on axes of `matrix_side` inches.
 
     Returns what a colour bar is made of.
     """
     classes = len(names)
     drawn = axes.imshow(matrix, cmap=SIGNED_COLORS, vmin=-limit, vmax=limit)
     axes.set_title(title, fontsize=11)
-    if classes > 40:
+    if classes > MOST_NAMES:
         axes.set_xlabel("class number")
         axes.set_ylabel("label (class number)")
         return drawn

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import xlogy
 
 from introspect_jax.objectives.targets import SoftTarget, as_probs, other_classes
 
@@ -44,13 +43,15 @@ def kl_to_target(
         # which their zero target then ignores.
         safe = mask | ~jnp.any(mask, axis=-1, keepdims=True)
         log_probs = jnp.where(safe, jax.nn.log_softmax(scaled, where=safe), 0.0)
-    divergence = xlogy(target_probs, target_probs) - target_probs * log_probs
-    return jnp.sum(divergence, axis=-1) * temperature**2
+    divergence = -entropy(target_probs) - jnp.sum(target_probs * log_probs, axis=-1)
+    return divergence * temperature**2
 
 
 def entropy(probs: jax.Array) -> jax.Array:
     """`-sum_k p_k log p_k`, nats, `[batch]`."""
-    return -jnp.sum(xlogy(probs, probs), axis=-1)
+    # `xlogy` has an infinite derivative at 0, where soft targets have their label.
+    safe = jnp.where(probs > 0, probs, 1.0)
+    return -jnp.sum(probs * jnp.log(safe), axis=-1)
 
 
 def loss_fn(

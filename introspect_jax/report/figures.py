@@ -81,7 +81,8 @@ def curves(records: list[dict]):
         axis.set_xlabel("step")
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.lines:  # a run may be too short to have logged anything
+            axis.legend(fontsize=8)
     axes[0][0].set_ylim(bottom=0)
     return figure
 
@@ -187,7 +188,8 @@ def class_similarities(experiment: Experiment, variables: Any):
 
     rows = unit.T @ unit
     limit = render.off_diagonal_limit(means, rows)
-    figure, axes = render.new_figure(1, 2, (13.0, 6.2))
+    side = render.matrix_side(classes)
+    figure, axes = render.new_figure(1, 2, (2 * side + 1.0, side + 0.2))
     for axis, matrix, title in (
         (
             axes[0][0],

@@ -82,7 +82,7 @@ def make_train_step(
             )
         metrics = metrics | {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": schedule(state.step),
         }
         new_state = TrainState(

@@ -1,0 +1,145 @@
+import dataclasses
+import io
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from introspect_jax.config import default_config
+from introspect_jax.data import sources, tfds_reader
+from introspect_jax.data.images import decode
+from introspect_jax.errors import UserError
+
+
+@pytest.fixture
+def config():
+    return default_config().data
+
+
+def test_digits_are_real_stratified_and_the_same_for_everyone(config):
+    config.name = "digits"
+    data = sources.load(config)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [
+        1293,
+        144,
+        360,
+    ]
+    assert data.image_shape == (8, 8, 1)
+    numbers = [s.numbers for s in (data.train, data.validation, data.test)]
+    assert len(np.unique(np.concatenate(numbers))) == 1797
+    counts = np.bincount(data.test.take(np.arange(360))[1])
+    assert counts.min() >= 35
+    assert counts.max() <= 37
+    images, _ = data.train.take(np.arange(1293))
+    assert images.dtype == np.uint8
+    assert images.max() == 255
+    config.validation_fraction = 0.0
+    without = sources.load(config)
+    np.testing.assert_array_equal(without.test.numbers, data.test.numbers)
+    assert len(without.validation) == 0
+
+
+def image_bytes(array, kind="PNG", mode=None):
+    buffer = io.BytesIO()
+    Image.fromarray(array, mode=mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of ten images, each of one grey level, of many sizes and kinds."""
+    generator = np.random.RandomState(0)
+    for label, name in enumerate(["ant", "bee", "cat"]):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            height, width = generator.randint(9, 30, size=2)
+            image = np.full((height, width, 3), 40 + 80 * label, np.uint8)
+            kind, suffix = [("PNG", "png"), ("JPEG", "JPG")][i % 2]
+            (tmp_path / name / f"{i}.{suffix}").write_bytes(image_bytes(image, kind))
+    (tmp_path / "ant" / "notes.txt").write_text("not an image")
+    (tmp_path / ".cache").mkdir()
+    return tmp_path
+
+
+def test_folder(folder, config):
+    config.name, config.data_dir, config.load_size = "folder", str(folder), 8
+    data = sources.load(config)
+    assert data.class_names == ("ant", "bee", "cat")
+    assert len(data.train) + len(data.validation) == 24
+    images, labels = data.test.take(np.arange(6))
+    assert images.shape == (6, 8, 8, 3)
+    np.testing.assert_array_equal(np.bincount(labels), [2, 2, 2])
+    assert (
+        np.abs(images.astype(int) - (40 + 80 * labels)[:, None, None, None]).max() < 3
+    )
+
+
+def test_folder_errors(folder, config):
+    config.name = "folder"
+    with pytest.raises(UserError, match=r"needs data\.data_dir"):
+        sources.load(config)
+    config.data_dir = str(folder)
+    with pytest.raises(UserError, match=r"needs data\.load_size"):
+        sources.load(config)
+    config.load_size = 8
+    broken = folder / "bee" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    data = sources.load(config)
+    every = dataclasses.replace(data.train, numbers=np.arange(30))
+    with pytest.raises(UserError, match=r"cannot read the image .*bee/0\.png"):
+        every.loaded()
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty' has no PNG or JPEG"):
+        sources.load(config)
+    config.data_dir = str(folder / "nowhere")
+    with pytest.raises(UserError, match="no folder"):
+        sources.load(config)
+
+
+def test_images_of_every_kind_are_decoded():
+    colours = np.random.RandomState(0).randint(0, 256, (6, 4, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode(image_bytes(colours), 3), colours)
+    grey = colours[..., 0]
+    np.testing.assert_array_equal(decode(image_bytes(grey), 1)[..., 0], grey)
+    np.testing.assert_array_equal(
+        decode(image_bytes(grey), 3), np.repeat(grey[..., None], 3, -1)
+    )
+    buffer = io.BytesIO()
+    Image.fromarray(colours).convert("P").save(buffer, "PNG")
+    assert decode(buffer.getvalue(), 3).shape == (6, 4, 3)
+    # The centre, not the whole; averaged, so that one bright pixel is not lost.
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, :2], wide[1, 3] = 255, 160
+    small = decode(image_bytes(wide), 3, 2)
+    assert small.shape == (2, 2, 3)
+    assert 20 < small[0, 0, 0] < 60
+
+
+def test_unprepared_data_are_reported_at_once(tmp_path, config, monkeypatch):
+    monkeypatch.setattr(tfds_reader, "_NETWORK_PROBE", "http://127.0.0.1:9")
+    config.name, config.data_dir = "mnist", str(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        sources.load(config)
+    assert time.monotonic() - began < 10
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    assert ".[prepare]" in message
+    assert "\n" not in message
+
+
+def test_unknown_data_set(tmp_path, config):
+    config.name, config.data_dir = "cifar11", str(tmp_path)
+    with pytest.raises(UserError, match="did you mean 'cifar10"):
+        sources.load(config)
+
+
+def test_a_network_that_hangs_is_given_up(monkeypatch):
+    import requests
+
+    monkeypatch.setattr(tfds_reader, "_NETWORK_SECONDS", 0.2)
+    monkeypatch.setattr(requests, "head", lambda *a, **k: time.sleep(5))
+    began = time.monotonic()
+    assert not tfds_reader._network()
+    assert time.monotonic() - began < 2

@@ -1,0 +1,277 @@
+"""Whole runs: files, continuing, damage."""
+
+import dataclasses
+import json
+import logging
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from introspect_jax import run as whole_run
+from introspect_jax.data import sources
+from introspect_jax.errors import UserError
+from introspect_jax.train import experiment as experiments
+from introspect_jax.train.checkpoint import Checkpoints
+from introspect_jax.train.progress import Reporter
+from introspect_jax.train.state import state_sha256
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    build = experiments.build
+
+    def on_one(config, dataset):
+        return build(config, dataset, jax.devices()[:1])
+
+    monkeypatch.setattr(whole_run, "build", on_one)
+
+
+def lines(path):
+    """The records, without what depends on the clock."""
+    records = [json.loads(line) for line in (path / "metrics.jsonl").open()]
+    for record in records:
+        record.pop("images_per_second", None)
+    return records
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(monkeypatch, step):
+    """The loop is left when it logs this step, with whatever was saved until then."""
+    log = Reporter.log
+
+    def leaving(self, now, values):
+        if now == step:
+            raise Interrupted
+        return log(self, now, values)
+
+    monkeypatch.setattr(Reporter, "log", leaving)
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture
+def finished(kept, digits_config):
+    """One finished run for all tests that only look at it."""
+    path = kept / "digits"
+    if not (path / "summary.json").exists():
+        whole_run.run("digits", digits_config.lock(), str(path))
+    return path
+
+
+def test_work_folder(finished):
+    names = {p.name for p in finished.iterdir()}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+        "tensorboard",
+        "curves.png",
+        "explanations.png",
+        "class_similarity.png",
+    }
+    assert list((finished / "tensorboard").iterdir())
+    for name in ("curves", "explanations", "class_similarity"):
+        assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((finished / "summary.json").read_text())
+    for which in ("last", "best"):
+        assert set(summary["test"][which]) == {"top1", "top5", "nll", "ece"}
+        assert set(summary["validation"][which]) == {"top1", "top5", "nll", "ece"}
+    assert summary["steps"]["last"] == 12
+    assert summary["method"] == "introspective"
+    assert summary["seed"] == 0
+    assert summary["seconds"] > 0
+    assert len(summary["state_sha256"]) == 64
+    assert summary["versions"]["jax"] == jax.__version__
+    assert summary["device"]["platform"] == "cpu"
+    records = lines(finished)
+    assert [r["step"] for r in records if r["split"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [r["step"] for r in records if r["split"] == "validation"] == [4, 8, 12]
+    best = max((r["top1"], r["step"]) for r in records if r["split"] == "validation")
+    assert summary["steps"]["best"] == best[1]
+    assert summary["validation"]["best"]["top1"] == best[0]
+
+
+def test_newest_and_best_checkpoints_are_kept(finished):
+    steps = {int(p.name) for p in (finished / "checkpoints").iterdir()}
+    best = json.loads((finished / "summary.json").read_text())["steps"]["best"]
+    assert steps == {10, 12, best}
+
+
+def test_a_finished_run_is_shown_and_not_touched(finished, digits_config, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    summary = whole_run.run("digits", digits_config.lock(), str(finished))
+    assert "finished before" in capsys.readouterr().out
+    assert summary == json.loads((finished / "summary.json").read_text())
+    after = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    assert before == after
+
+
+@pytest.mark.parametrize("step", [2, 6, 8])
+def test_continued_equals_uninterrupted(
+    finished, digits_config, tmp_path, monkeypatch, step
+):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step)
+        with pytest.raises(Interrupted):
+            whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    assert not (tmp_path / "summary.json").exists()
+    summary = whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    wanted = json.loads((finished / "summary.json").read_text())
+    for name in ("state_sha256", "test", "validation", "steps"):
+        assert summary[name] == wanted[name]
+    assert lines(tmp_path) == lines(finished)
+
+
+def test_another_config_does_not_touch_the_folder(finished, digits_config):
+    digits_config.seed = 1
+    digits_config.optimizer.learning_rate = 0.2
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.1 there, 0\.2"):
+        whole_run.run("digits", digits_config.lock(), str(finished))
+
+
+def test_a_mistake_leaves_nothing_that_its_correction_collides_with(
+    digits_config, tmp_path
+):
+    digits_config.batch_size = 5000
+    with pytest.raises(UserError, match="1293 training examples"):
+        whole_run.run("digits", digits_config, str(tmp_path))
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_folder_that_cannot_be_written(digits_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        whole_run.run("digits", digits_config, str(tmp_path / "file" / "run"))
+
+
+def test_a_damaged_config_is_named(finished, digits_config, tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(UserError, match=r"config\.json.* is damaged"):
+        whole_run.run("digits", digits_config, str(tmp_path))
+
+
+def test_without_validation_the_last_state_is_the_best(digits_config, tmp_path):
+    digits_config.data.validation_fraction = 0.0
+    digits_config.total_steps = 4
+    summary = whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    assert summary["validation"] is None
+    assert summary["test"]["best"] == summary["test"]["last"]
+    assert summary["examples"]["train"] == 1437
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path, monkeypatch):
+    digits_config.log_steps = 12
+    digits_config.optimizer.learning_rate = 0.01
+    build = whole_run.build
+
+    def exploding(config, dataset):
+        made = build(config, dataset)
+        step = made.train_step
+
+        def train_step(state, batch):
+            at = int(state.step)
+            state, metrics = step(state, batch)
+            if at + 1 == 7:
+                metrics["loss"] = metrics["loss"] * np.inf
+            return state, metrics
+
+        return dataclasses.replace(made, train_step=train_step)
+
+    monkeypatch.setattr(whole_run, "build", exploding)
+    with pytest.raises(
+        UserError, match=r"loss at step 7 is inf; .* of step 6, is kept"
+    ):
+        whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    assert {int(p.name) for p in (tmp_path / "checkpoints").iterdir()} >= {6}
+    monkeypatch.setattr(whole_run, "build", build)
+    assert whole_run.run("digits", digits_config.lock(), str(tmp_path))
+
+
+def unfinished(finished, target):
+    """The finished run as if it had been stopped after step 12 was saved."""
+    shutil.copytree(finished, target)
+    (target / "summary.json").unlink()
+    return target
+
+
+def damage_flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def damage_truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [damage_flip, damage_truncate, "remove"])
+def test_any_damaged_file_is_noticed(finished, digits_config, tmp_path, damage, caplog):
+    """Each file of the newest checkpoint in turn: the result is right, or an older
+    checkpoint was used and the result is right too."""
+    wanted = json.loads((finished / "summary.json").read_text())["state_sha256"]
+    newest = finished / "checkpoints" / "12"
+    files = sorted(p.relative_to(newest) for p in newest.rglob("*") if p.is_file())
+    assert len(files) > 5
+    experiment = whole_run.build(digits_config, sources.load(digits_config.data))
+    like = experiment.abstract_state()
+    warned = 0
+    for number, name in enumerate(files):
+        folder = unfinished(finished, tmp_path / str(number))
+        path = folder / "checkpoints" / "12" / name
+        if damage == "remove":
+            path.unlink()
+        elif path.stat().st_size:
+            damage(path)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="absl"):
+            checkpoints = Checkpoints(epath.Path(folder), 2)
+            state, meta = checkpoints.restore_newest(like)
+        checkpoints.close()
+        found = state_sha256(state)
+        assert found == meta["state_sha256"]
+        if int(state.step) == 12:
+            assert found == wanted
+        else:
+            assert int(state.step) == 10
+            assert "checkpoint of step 12 is damaged" in caplog.text
+            assert (folder / "damaged").exists()
+            warned += 1
+    assert warned >= 3
+
+
+def test_a_damaged_newest_checkpoint_costs_nothing_but_time(
+    finished, digits_config, tmp_path
+):
+    folder = unfinished(finished, tmp_path / "run")
+    data = [
+        p for p in (folder / "checkpoints" / "12" / "state").rglob("d/*") if p.is_file()
+    ]
+    damage_flip(max(data, key=lambda p: p.stat().st_size))
+    summary = whole_run.run("digits", digits_config.lock(), str(folder))
+    wanted = json.loads((finished / "summary.json").read_text())
+    assert summary["state_sha256"] == wanted["state_sha256"]
+    assert summary["test"] == wanted["test"]
+    assert lines(folder) == lines(finished)
+
+
+def test_nothing_but_damage_is_an_error(finished, digits_config, tmp_path):
+    folder = unfinished(finished, tmp_path / "run")
+    for path in (folder / "checkpoints").rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            damage_truncate(path)
+    with pytest.raises(UserError, match=r"every checkpoint .* is damaged") as caught:
+        whole_run.run("digits", digits_config.lock(), str(folder))
+    assert "\n" not in str(caught.value)
+    assert whole_run.run("digits", digits_config.lock(), str(folder))

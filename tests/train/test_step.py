@@ -1,0 +1,229 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import trees_equal
+
+from introspect_jax.data import sources
+from introspect_jax.methods import modules
+from introspect_jax.train.experiment import build
+from introspect_jax.train.parallel import make_mesh
+from introspect_jax.train.state import (
+    deployed_variables,
+    init_state,
+    state_sha256,
+    stream_key,
+)
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
+
+
+def steps(experiment, count, start=0, state=None):
+    state = experiment.init_state() if state is None else state
+    batches = experiment.batches(start)
+    metrics = []
+    for _ in range(count):
+        state, values = experiment.train_step(state, next(batches))
+        metrics.append(jax.device_get(values))
+    return state, metrics
+
+
+@pytest.fixture
+def experiment(digits_config):
+    def make(devices=1, **changes):
+        digits_config.update_from_flattened_dict(changes)
+        dataset = sources.load(digits_config.data)
+        return build(digits_config, dataset, jax.devices()[:devices])
+
+    return make
+
+
+@pytest.mark.parametrize("method", sorted(modules()))
+def test_one_and_eight_devices_agree(experiment, method):
+    config = {"method.name": method, "average_decay": 0.9}
+    one, _ = steps(experiment(1, **config), 5)
+    eight, _ = steps(experiment(8, **config), 5)
+    leaf = jax.tree.leaves(eight.params)[0]
+    assert len(leaf.sharding.device_set) == 8
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        scale = max(float(np.abs(a).max()), 1e-3)
+        np.testing.assert_allclose(a, b, atol=1e-5 * scale)
+
+
+def test_streaming_equals_memory_bit_for_bit(experiment):
+    resident = experiment(1)
+    assert not resident.streams
+    wanted, _ = steps(resident, 4)
+    streaming = experiment(1, **{"data.device_megabytes": 0, "data.read_threads": 2})
+    assert streaming.streams
+    assert "pool" not in next(streaming.batches(0))
+    found, _ = steps(streaming, 4)
+    assert trees_equal(wanted, found)
+
+
+def test_a_run_is_a_function_of_its_seed(experiment):
+    first, _ = steps(experiment(1, seed=3), 3)
+    again, _ = steps(experiment(1, seed=3), 3)
+    other, _ = steps(experiment(1, seed=4), 3)
+    assert state_sha256(first) == state_sha256(again)
+    assert state_sha256(first) != state_sha256(other)
+
+
+def test_continuing_in_the_middle(experiment):
+    made = experiment(1)
+    whole, _ = steps(made, 6)
+    half, _ = steps(made, 3)
+    rest, _ = steps(made, 3, start=3, state=half)
+    assert trees_equal(whole, rest)
+
+
+def test_seeds_share_one_program(experiment):
+    made = experiment(1)
+    steps(made, 2)
+    batch = dict(next(made.batches(0)))
+    batch["seed"] = jax.device_put(np.uint32(9), batch["seed"].sharding)
+    made.train_step(made.init_state(), batch)
+    assert made.train_step._cache_size() == 1
+
+
+def test_weight_decay_on_kernels_only(experiment):
+    """With no gradient only the decayed leaves move."""
+    changes = {
+        "optimizer.momentum": 0.0,
+        "optimizer.weight_decay": 0.5,
+        "optimizer.schedule": "constant",
+    }
+    for decayed, untouched in (("kernels", {"scale", "bias"}), ("all", set())):
+        made = experiment(1, **changes, **{"optimizer.decayed": decayed})
+        params = jax.tree.map(jnp.ones_like, made.init_state().params)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = made.optimizer.update(zeros, made.optimizer.init(params), params)
+        still = {
+            path[-1].key
+            for path, leaf in jax.tree_util.tree_leaves_with_path(updates)
+            if not np.any(leaf)
+        }
+        assert still == untouched
+
+
+def test_average_follows_and_is_what_is_deployed(experiment):
+    made = experiment(1, average_decay=0.5)
+    start = made.init_state()
+    before = jax.device_get(start.params)
+    assert trees_equal(deployed_variables(made.method, start)["params"], start.params)
+    state, _ = steps(made, 1, state=start)
+    # decay at the first step: min(0.5, 1 / 10)
+    wanted = jax.tree.map(lambda a, b: 0.1 * a + 0.9 * b, before, state.params)
+    found = deployed_variables(made.method, state)["params"]
+    for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_introspective_weight_ramps_up(experiment):
+    _, metrics = steps(
+        experiment(
+            1,
+            **{
+                "method.introspective.weight": 0.4,
+                "method.introspective.ramp_up": 4 / 12,
+            },
+        ),
+        6,
+    )
+    np.testing.assert_allclose(
+        [m["weight"] for m in metrics], [0, 0.1, 0.2, 0.3, 0.4, 0.4], rtol=1e-6
+    )
+    # Without weight the first step is the standard one.
+    first, _ = steps(experiment(1), 1)
+    standard, _ = steps(experiment(1, **{"method.name": "standard"}), 1)
+    for a, b in zip(
+        jax.tree.leaves(first.params), jax.tree.leaves(standard.params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method.introspective.similarity": "cosine"},
+        {
+            "method.introspective.similarity": "cosine",
+            "method.introspective.norms": "last_layer",
+        },
+        {"method.introspective.support": "all", "method.introspective.center": True},
+        {"method.introspective.explanation": "gradient_x_input"},
+        {"method.introspective.stop_gradient": False},
+        {"data.augment.mixup": 0.2, "data.augment.cutmix": 1.0},
+        {"optimizer.name": "adamw", "optimizer.learning_rate": 1e-2},
+        {"optimizer.schedule": "one_cycle", "optimizer.clip_norm": 1.0},
+    ],
+    ids=lambda o: ",".join(f"{k.split('.')[-1]}={v}" for k, v in o.items()),
+)
+def test_options_learn(experiment, options):
+    """The same batch again and again: its loss must fall."""
+    made = experiment(
+        1, **{"total_steps": 40, "data.augment.crop_padding": 0} | options
+    )
+    state, batch, losses = made.init_state(), next(made.batches(0)), []
+    for _ in range(40):
+        state, metrics = made.train_step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+def test_both_ways_to_the_norms_train_alike(experiment):
+    options = {
+        "method.introspective.similarity": "cosine",
+        "method.introspective.weight": 1.0,
+        "method.introspective.ramp_up": 0.0,
+    }
+    exact, _ = steps(experiment(1, **options), 3)
+    options["method.introspective.norms"] = "last_layer"
+    found, _ = steps(experiment(1, **options), 3)
+    for a, b in zip(
+        jax.tree.leaves(exact.params), jax.tree.leaves(found.params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_evaluation_counts_every_example(experiment):
+    made = experiment(8)
+    state = made.init_state()
+    variables = deployed_variables(made.method, state)
+    test = made.dataset.test  # 360 = 5 batches of 64 and 40 left
+    found = made.evaluate(variables, test)
+    images, labels = test.take(np.arange(len(test)))
+    config = made.config.data
+    inputs = (images / 255 - config.mean[0]) / config.std[0]
+    logits = made.model.apply(variables, inputs, train=False)
+    assert found["top1"] == np.mean(np.argmax(logits, -1) == labels)
+    wanted = -np.mean(jax.nn.log_softmax(logits)[np.arange(360), labels])
+    np.testing.assert_allclose(found["nll"], wanted, rtol=1e-5)
+
+
+def test_devices_must_share_the_batch(experiment):
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 8"):
+        experiment(8, batch_size=20)
+    with pytest.raises(ValueError, match="eval_batch_size"):
+        make_mesh({"eval_batch_size": 0})
+
+
+def test_keys_differ_by_purpose_and_step():
+    keys = [
+        tuple(jax.random.key_data(stream_key(0, name, step)).tolist())
+        for name in ("init", "augment", "method")
+        for step in range(3)
+    ]
+    assert len(set(keys)) == 9
+
+
+def test_state_digest_sees_every_bit(experiment):
+    made = experiment(1)
+    state = init_state(made.method, made.optimizer, 0, averaged=True)
+    digest = state_sha256(state)
+    for name in ("step", "params", "model_state", "opt_state", "average"):
+        part = getattr(state, name)
+        leaves, tree = jax.tree.flatten(part)
+        leaves[-1] = leaves[-1] + 1
+        changed = state.replace(**{name: jax.tree.unflatten(tree, leaves)})
+        assert state_sha256(changed) != digest
