@@ -50,7 +50,7 @@ def class_similarity(
     | ------------ | ------------------------- | ---------------------------- |
     | `projection` | `r_k / r_y`               | one VJP, one JVP             |
     | `dot`        | `r_k`                     | one VJP, one JVP             |
-    | `cosine`     | `r_k / sqrt(n_k r_y)`     | that and the norms, as below |
+    | `cosine`     | `r_k / sqrt(n_k r_y)`     | as `norms` says              |
 
     Args:
       logits_fn: inputs -> logits `[batch, classes]`, each example on its own.
@@ -60,8 +60,8 @@ def class_similarity(
       method: an explanation method, as in `explain_fn`.
       similarity: `"projection"`, `"cosine"` or `"dot"`.
       norms: how the cosine gets `n_k`: `"exact"` explains every class (K backward
-        passes at once); `"last_layer"` is as exact and needs as many passes as there
-        are features, for networks with fewer features than classes.
+        passes at once); `"last_layer"` gives the same from as many passes as there are
+        features, for networks with fewer features than classes.
       center: explain `z - mean(z)`.
       head: `(features_fn, head_fn, kernel)` with `logits = head_fn(features_fn(x))`,
         features `[batch, d]` and `kernel [d, classes]` of a last linear layer; only
@@ -93,55 +93,79 @@ def class_similarity(
         raise ValueError(
             f"labels must be ints [batch] or [batch, classes], got {labels.shape}"
         )
-    label_map = attribute(label_probs)
-    (inner,) = jax.linear_transpose(attribute, label_probs)(label_map)
+    if similarity != "cosine":
+        inner = _inner_products(attribute, label_probs)
+    elif norms == "exact":
+        inner, squares = _from_all_maps(attribute, logits, label_probs)
+    else:
+        inner, squares = _from_features(
+            head, inputs, label_probs, method=method, center=center, **options
+        )
     own = jnp.sum(label_probs * inner, axis=-1, keepdims=True)
 
     # What is left of a vanished explanation is rounding. The threshold is relative,
     # since the scale of gradients says nothing by itself.
     limits = jnp.finfo(inner.dtype)
+    smallest = limits.tiny / limits.eps
     largest = jnp.max(jnp.abs(inner), axis=-1, keepdims=True)
-    alive = own > jnp.maximum(limits.eps * largest, limits.tiny / limits.eps)
+    comparable = own > jnp.maximum(limits.eps * largest, smallest)
     if similarity == "dot":
-        return jnp.where(alive, inner, 0.0)
+        return jnp.where(comparable, inner, 0.0)
     if similarity == "projection":
-        scale, comparable = own, alive
+        scale = own
     else:
-        if norms == "exact":
-            squares = _class_norms(attribute, logits)
-        else:
-            squares = _last_layer_norms(
-                head, inputs, method=method, center=center, **options
-            )
-        comparable = alive & (squares > limits.tiny / limits.eps)
+        comparable = comparable & (squares > smallest)
         scale = jnp.sqrt(jnp.where(comparable, squares * own, 1.0))
     return jnp.where(comparable, inner / jnp.where(comparable, scale, 1.0), 0.0)
 
 
-def _squared_norm(maps: jax.Array, batch_axes: int) -> jax.Array:
-    return jnp.sum(maps**2, axis=tuple(range(batch_axes, maps.ndim)))
+def _inner_products(attribute: LinearMap, label_probs: jax.Array) -> jax.Array:
+    """`r_k` `[batch, classes]` by the map and its transpose."""
+    label_map = attribute(label_probs)
+    return jax.linear_transpose(attribute, label_probs)(label_map)[0]
 
 
-def _class_norms(attribute: LinearMap, logits: jax.Array) -> jax.Array:
-    """`|a_k|^2` `[batch, classes]` from all K explanations."""
-    cotangents = target_cotangents("all", logits)
-    maps = jax.vmap(attribute, in_axes=1, out_axes=1)(cotangents)
-    return _squared_norm(maps, 2)
+def _all_maps(attribute: LinearMap, outputs: jax.Array) -> jax.Array:
+    """The explanation of every output, flat: `[batch, outputs, inputs]`."""
+    maps = jax.vmap(attribute, in_axes=1, out_axes=1)(target_cotangents("all", outputs))
+    return maps.reshape(*maps.shape[:2], -1)
 
 
-def _last_layer_norms(head, inputs, *, method, center, **options) -> jax.Array:
-    """`|a_k|^2 = w_k^T G w_k`, G the Gram matrix of the features' explanations."""
+def _from_all_maps(
+    attribute: LinearMap, logits: jax.Array, label_probs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`r_k` and `n_k`, each `[batch, classes]`, from the K explanations themselves."""
+    maps = _all_maps(attribute, logits)
+    label_map = jnp.einsum("bk,bkp->bp", label_probs, maps)
+    return jnp.einsum("bkp,bp->bk", maps, label_map), jnp.sum(maps**2, axis=-1)
+
+
+def _from_features(
+    head: Head | None,
+    inputs: jax.Array,
+    label_probs: jax.Array,
+    *,
+    method: str,
+    center: bool,
+    **options: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """The same from the explanations of the d features.
+
+    With G their Gram matrix and `w_k` the columns of the kernel, `<a_k, a_l>` is
+    `w_k^T G w_l`.
+    """
+    assert head is not None
     features_fn, _, kernel = head
     features, attribute = linear_explainer(
         features_fn, inputs, method=method, **options
     )
-    maps = jax.vmap(attribute, in_axes=1, out_axes=1)(
-        target_cotangents("all", features)
-    )
-    maps = maps.reshape(*maps.shape[:2], -1)
+    maps = _all_maps(attribute, features)
     gram = jnp.einsum("bip,bjp->bij", maps, maps)
     kernel = jnp.asarray(kernel, gram.dtype)
     if center:
         kernel = kernel - kernel.mean(axis=-1, keepdims=True)
+    weighted = jnp.einsum("bij,jk->bik", gram, kernel)
+    inner = jnp.einsum("ik,bil,bl->bk", kernel, weighted, label_probs)
     # G is positive semidefinite; rounding is not.
-    return jnp.maximum(jnp.einsum("ik,bij,jk->bk", kernel, gram, kernel), 0.0)
+    squares = jnp.maximum(jnp.einsum("ik,bik->bk", kernel, weighted), 0.0)
+    return inner, squares

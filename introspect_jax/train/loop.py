@@ -1,5 +1,6 @@
 """The training loop; its order never changes: evaluate, save, fetch, step, log."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -9,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from introspect_jax.errors import UserError
-from introspect_jax.train.checkpoint import Checkpoints
+from introspect_jax.train.checkpoint import Checkpoints, Meta
 from introspect_jax.train.experiment import Experiment
 from introspect_jax.train.progress import Metrics, Reporter
 from introspect_jax.train.state import TrainState, deployed_variables, state_sha256
@@ -47,41 +48,70 @@ def train(experiment: Experiment, workdir: epath.Path, reporter: Reporter) -> Re
     Raises:
       UserError: a loss that is not finite, or nothing but damaged checkpoints.
     """
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(workdir, experiment.config.checkpoints_kept)
+        stack.callback(checkpoints.close)  # waits for what is being written
+        like = experiment.abstract_state()
+        restored = checkpoints.restore_newest(like)
+        if restored:
+            state, meta = restored
+            reporter.say(f"continuing from step {int(state.step)} in {workdir}")
+        else:
+            state = experiment.init_state()
+            meta = {"seconds": 0.0, "validation": None}
+        metrics = Metrics(workdir, int(state.step))
+        stack.callback(metrics.close)
+        state, meta = _run_steps(
+            experiment, state, meta, checkpoints, metrics, reporter
+        )
+        checkpoints.wait()
+        last = best = (state, meta)
+        if meta["validation"]:
+            best = checkpoints.restore_best(like) or last
+    return Result(
+        last=state,
+        best=best[0],
+        best_step=int(best[0].step),
+        validation=meta["validation"]
+        and {"last": meta["validation"], "best": best[1]["validation"]},
+        seconds=meta["seconds"],
+        state_sha256=state_sha256(state),
+    )
+
+
+def _run_steps(
+    experiment: Experiment,
+    state: TrainState,
+    meta: Meta,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+    reporter: Reporter,
+) -> tuple[TrainState, Meta]:
+    """The loop itself, from the step of `state` to the last, which is always saved."""
     config = experiment.config
-    began = time.monotonic()
-    checkpoints = Checkpoints(workdir, config.checkpoints_kept)
-    like = experiment.abstract_state()
-    restored = checkpoints.restore_newest(like)
-    if restored:
-        state, meta = restored
-        reporter.say(f"continuing from step {int(state.step)} in {workdir}")
-    else:
-        state, meta = experiment.init_state(), {"seconds": 0.0}
-    start = int(state.step)
-    metrics = Metrics(workdir, start)
-    validation = meta.get("validation")
-    pending: list[tuple[int, dict[str, jax.Array]]] = []
+    validation_split = experiment.dataset.validation
+    start, before, began = int(state.step), meta["seconds"], time.monotonic()
     batches = experiment.batches(start)
-
-    def seconds() -> float:
-        return meta["seconds"] + time.monotonic() - began
-
+    pending: list[tuple[int, dict[str, jax.Array]]] = []
     reporter.start(start)
     for step in range(start, config.total_steps + 1):
         done = step == config.total_steps
-        evaluating = step > start and (step % config.eval_steps == 0 or done)
-        if evaluating or (step > start and step % config.checkpoint_steps == 0):
+        evaluating = step % config.eval_steps == 0 or done
+        saving = evaluating or step % config.checkpoint_steps == 0
+        if step > start and saving:
             paused = reporter.pause()
-            _fetch(pending, checkpoints)  # nothing that is not finite is ever saved
+            # Nothing that is not finite is ever saved. The next means start from here,
+            # as they do for a run that continues from here.
+            _fetch(pending, checkpoints)
             validation = None
-            if evaluating and len(experiment.dataset.validation):
+            if evaluating and len(validation_split):
                 variables = deployed_variables(experiment.method, state)
-                validation = experiment.evaluate(
-                    variables, experiment.dataset.validation
-                )
+                validation = experiment.evaluate(variables, validation_split)
                 metrics.write(step, "validation", validation)
                 reporter.say(f"step {step} validation {describe(validation)}")
-            checkpoints.save(state, {"seconds": seconds(), "validation": validation})
+            seconds = before + time.monotonic() - began
+            meta = {"seconds": seconds, "validation": validation}
+            checkpoints.save(state, meta)
             reporter.resume(paused)
         if done:
             break
@@ -91,22 +121,12 @@ def train(experiment: Experiment, workdir: epath.Path, reporter: Reporter) -> Re
         if pending:
             jax.block_until_ready(pending[-1][1]["loss"])
         pending.append((step + 1, values))
+        reporter.advance(step + 1)
         if (step + 1) % config.log_steps == 0:
             means = _fetch(pending, checkpoints)
             speed = reporter.log(step + 1, means)
             metrics.write(step + 1, "train", means | {"images_per_second": speed})
-    metrics.close()
-    checkpoints.wait()
-    best, best_step = state, config.total_steps
-    scores = None
-    if validation:
-        found = checkpoints.restore_best(like)
-        scores = {"last": validation, "best": validation}
-        if found:
-            best, best_step = found[0], int(found[0].step)
-            scores["best"] = found[1]["validation"]
-    checkpoints.close()
-    return Result(state, best, best_step, scores, seconds(), state_sha256(state))
+    return state, meta
 
 
 def _fetch(pending: list, checkpoints: Checkpoints) -> dict[str, float]:

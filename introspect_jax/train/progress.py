@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import tempfile
 import time
 
 from etils import epath
@@ -31,8 +32,13 @@ class Metrics:
         self._path = workdir / "metrics.jsonl"
         self._records = [r for r in read_lines(self._path) if r["step"] <= start]
         self._rewrite()
+        # Object stores cannot append: records and events are kept here and sent whole.
+        self._remote = workdir / "tensorboard" if "://" in str(workdir) else None
+        self._local = tempfile.mkdtemp() if self._remote else workdir / "tensorboard"
         self._board = SummaryWriter(
-            os.fspath(workdir / "tensorboard"), purge_step=start + 1 if start else None
+            os.fspath(self._local),
+            purge_step=start + 1 if start else None,
+            filename_suffix=f".{start}",  # two sessions may begin in one second
         )
 
     def _rewrite(self) -> None:
@@ -43,8 +49,8 @@ class Metrics:
         """Adds a record."""
         record = {"step": step, "split": split, **values}
         self._records.append(record)
-        if "://" in os.fspath(self._path):
-            self._rewrite()  # object stores cannot append
+        if self._remote:
+            self._rewrite()
         else:
             with open(self._path, "a") as file:
                 file.write(json.dumps(record) + "\n")
@@ -52,7 +58,12 @@ class Metrics:
             self._board.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
+        """Finishes the files."""
         self._board.close()
+        if self._remote:
+            self._remote.mkdir(parents=True, exist_ok=True)
+            for file in epath.Path(self._local).iterdir():
+                (self._remote / file.name).write_bytes(file.read_bytes())
 
 
 class Reporter(contextlib.AbstractContextManager):
@@ -93,6 +104,11 @@ class Reporter(contextlib.AbstractContextManager):
         step, since = self._clock
         self._clock = (step, since + time.monotonic() - paused_at)
 
+    def advance(self, step: int) -> None:
+        """A step has been taken; nothing is fetched for this."""
+        if self._bar:
+            self._bar.update(self._task, completed=step)
+
     def log(self, step: int, values: dict[str, float]) -> float:
         """Shows the means up to `step`; returns images per second."""
         before, since = self._clock
@@ -106,7 +122,7 @@ class Reporter(contextlib.AbstractContextManager):
             f"{speed:,.0f} images/s"
         )
         if self._bar:
-            self._bar.update(self._task, completed=step, epoch=epoch, shown=shown)
+            self._bar.update(self._task, epoch=epoch, shown=shown)
         else:
             left = (self._total - step) * self._batch_size / speed
             self.console.print(

@@ -1,0 +1,169 @@
+"""What introspection costs: its training step against the standard one.
+
+    python benchmarks/step_cost.py --classes=10,100,1000 --json=FILE
+
+Whole training steps of ResNet-20 on 32x32 images (augmentation, gradients, update), in
+one process. FLOPs and temporary memory are the compiler's own analysis; times are
+medians of steps taken in turn. Where a step needs more memory than there is, its time
+is null: the analysis needs no run.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from rich.console import Console
+from rich.table import Table
+
+from introspect_jax.config import default_config
+from introspect_jax.data.sources import Dataset, array_source
+from introspect_jax.train.experiment import build
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("classes", ["10", "100", "1000"], "Numbers of classes.")
+flags.DEFINE_integer("batch_size", 64, "Images a step.")
+flags.DEFINE_integer("repeats", 9, "Timed steps of each kind.")
+flags.DEFINE_string("model", "resnet20", "The network.")
+flags.DEFINE_string("dtype", "float32", "Of its activations.")
+flags.DEFINE_string("json", None, "Where to write the rows.")
+
+METHODS = (
+    ("standard", None, None),
+    ("introspective", "projection", "exact"),
+    ("introspective", "cosine", "exact"),
+    ("introspective", "cosine", "last_layer"),
+)
+
+
+class Step:
+    """A compiled training step with its own state and batch."""
+
+    def __init__(self, method, similarity, norms, dataset):
+        config = default_config()
+        config.batch_size = FLAGS.batch_size
+        config.eval_batch_size = FLAGS.batch_size
+        config.model.name, config.model.dtype = FLAGS.model, FLAGS.dtype
+        config.data.validation_fraction = 0.0
+        config.data.augment.crop_padding = 4
+        config.data.augment.flip = True
+        config.method.name = method
+        if similarity:
+            config.method.introspective.similarity = similarity
+            config.method.introspective.norms = norms
+        self.experiment = build(config, dataset, jax.devices()[:1])
+        self.batch = next(self.experiment.batches(0))
+        abstract = self.experiment.abstract_state()
+        self.run = self.experiment.train_step.lower(abstract, self.batch).compile()
+        self.flops = self.run.cost_analysis()["flops"]
+        self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
+        self.state = None
+
+    def seconds(self) -> float:
+        if self.state is None:
+            self.state = self.experiment.init_state()
+        jax.block_until_ready(self.state)
+        began = time.perf_counter()
+        self.state, metrics = self.run(self.state, self.batch)
+        jax.block_until_ready((self.state, metrics))
+        return time.perf_counter() - began
+
+
+def memory_limit() -> float:
+    """Bytes that a step may use for temporaries."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return 0.9 * stats["bytes_limit"]
+    return 0.6 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def measure(classes: int) -> list[dict]:
+    """A row for each method, relative to the first."""
+    generator = np.random.RandomState(0)
+    count = 2 * FLAGS.batch_size
+    images = generator.randint(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    source = array_source(images, generator.randint(classes, size=count))
+    names = tuple(str(i) for i in range(classes))
+    dataset = Dataset(
+        source, source.subset(np.arange(0)), source, names, images.shape[1:]
+    )
+    rows, standard = [], None
+    for method, similarity, norms in METHODS:
+        step = Step(method, similarity, norms, dataset)
+        standard = standard or step
+        times = None
+        if step.temp_bytes < memory_limit():
+            standard.seconds(), step.seconds()  # warm-up
+            pairs = []
+            for _ in range(FLAGS.repeats):
+                own, base = step.seconds(), standard.seconds()
+                pairs.append((own, base))
+                if sum(own for own, _ in pairs) > 60 and len(pairs) >= 3:
+                    break
+            times = [statistics.median(column) for column in zip(*pairs, strict=True)]
+        rows.append(
+            {
+                "method": method,
+                "similarity": similarity,
+                "norms": norms,
+                "classes": classes,
+                "flops_ratio": step.flops / standard.flops,
+                "time_ratio": times and times[0] / times[1],
+                "temp_bytes_ratio": step.temp_bytes / standard.temp_bytes,
+                "gflops": step.flops / 1e9,
+                "temp_mib": step.temp_bytes / 2**20,
+            }
+        )
+    return rows
+
+
+def show(rows: list[dict]) -> None:
+    table = Table(title=f"{FLAGS.model}, batch {FLAGS.batch_size}: ratios to standard")
+    for column in ("classes", "method", "FLOPs", "time", "temporaries", "MiB"):
+        left = column == "method"
+        table.add_column(column, justify="left" if left else "right")
+    for row in rows:
+        name = row["method"]
+        if row["similarity"]:
+            name = f"{row['similarity']} ({row['norms']} norms)"
+            name = row["similarity"] if row["similarity"] != "cosine" else name
+        taken = row["time_ratio"]
+        table.add_row(
+            str(row["classes"]),
+            name,
+            f"{row['flops_ratio']:.2f}x",
+            "does not fit" if taken is None else f"{taken:.2f}x",
+            f"{row['temp_bytes_ratio']:.2f}x",
+            f"{row['temp_mib']:,.0f}",
+        )
+    Console().print(table)
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    rows = [row for classes in FLAGS.classes for row in measure(int(classes))]
+    show(rows)
+    if FLAGS.json:
+        result = {
+            "command": "python benchmarks/step_cost.py " + " ".join(sys.argv[1:]),
+            "date": datetime.date.today().isoformat(),
+            "device": jax.devices()[0].device_kind,
+            "host_cpus": os.cpu_count(),
+            "jax": jax.__version__,
+            "model": FLAGS.model,
+            "batch_size": FLAGS.batch_size,
+            "rows": rows,
+        }
+        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

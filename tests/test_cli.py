@@ -1,0 +1,138 @@
+"""The command as users run it: what goes wrong ends in one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+DIGITS = "--config=configs/digits.py"
+
+
+def command(*arguments, devices=1, **environment):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.run(
+        [sys.executable, "launch/main.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--config is missing; there are: configs/cifar10.py"),
+        (["--config=configs/digit.py"], "did you mean 'configs/digits.py'?"),
+        (["--config=configs/digits.py:quick"], "takes no argument, got 'quick'"),
+        ([DIGITS, "--cofnig.seed=1"], "unknown flag --cofnig.seed"),
+        (
+            [DIGITS, "--config.optimizer.lerning_rate=1"],
+            "did you mean 'optimizer.learning_rate'?",
+        ),
+        ([DIGITS, "--config.seed=three"], "--config.seed=three"),
+        ([DIGITS, "--config.optimizer=sgd"], "optimizer"),
+        ([DIGITS, "seed=3"], "unexpected argument 'seed=3'"),
+        (
+            [DIGITS, "--config.method.introspective.explanation=gradients"],
+            "did you mean 'gradient'?",
+        ),
+        ([DIGITS, "--config.data.name=digit"], "did you mean 'digits'?"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_mistakes_end_in_one_line(arguments, says, tmp_path):
+    done = command(*arguments, f"--workdir={tmp_path / 'run'}")
+    errors = [line for line in done.stderr.splitlines() if line]
+    assert done.returncode == 1, done.stderr
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: ")
+    assert says in errors[0]
+
+
+def test_devices_that_cannot_share_the_batch(tmp_path):
+    done = command(DIGITS, "--config.batch_size=50", f"--workdir={tmp_path}", devices=4)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: batch_size must be a multiple of the 4 devices, got 50\n"
+    )
+
+
+def test_two_classes_have_no_others(tmp_path):
+    generator = np.random.RandomState(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(40):
+            pixels = generator.randint(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    arguments = [
+        DIGITS,
+        "--config.data.name=folder",
+        f"--config.data.data_dir={tmp_path / 'images'}",
+        "--config.data.load_size=8",
+        "--config.batch_size=16",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    done = command(*arguments)
+    assert done.returncode == 1
+    assert "the data have 2 classes" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    # The line says what to do: it works, in the same folder.
+    done = command(
+        *arguments,
+        "--config.method.introspective.support=all",
+        "--config.total_steps=2",
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_default_folder_and_no_tensorflow(tmp_path):
+    """Run from elsewhere: `runs/<config>-<hash>` of the current folder."""
+    program = (
+        "import sys, runpy; sys.argv = sys.argv[1:]\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally:\n    print('tensorflow' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            program,
+            str(ROOT / "launch" / "main.py"),
+            f"--config={ROOT / 'configs' / 'digits.py'}",
+            "--config.total_steps=2",
+            "--config.method.name=standard",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().endswith("False")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("digits-")
+    stored = json.loads((folder / "config.json").read_text())
+    assert stored["method"]["name"] == "standard"
+    assert stored["total_steps"] == 2
+
+
+@pytest.mark.slow
+def test_digits_reach_the_documented_accuracy(tmp_path):
+    scores = []
+    for seed in range(3):
+        workdir = tmp_path / str(seed)
+        done = command(DIGITS, f"--config.seed={seed}", f"--workdir={workdir}")
+        assert done.returncode == 0, done.stderr
+        summary = json.loads((workdir / "summary.json").read_text())
+        assert summary["seconds"] < 180
+        scores.append(summary["test"]["last"]["top1"])
+    assert np.mean(scores) >= 0.975

@@ -1,0 +1,133 @@
+"""Every config is lowered for the shapes of its own data, without running."""
+
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from introspect_jax.config import default_config, fields, validate
+from introspect_jax.data.sources import Dataset, Source
+from introspect_jax.methods import modules
+from introspect_jax.train.experiment import build
+from introspect_jax.train.parallel import replicated, split
+
+FILES = sorted((ROOT / "configs").glob("*.py"))
+# training, validation and test examples, classes, (h, w, c) as stored
+DATA = {
+    "digits": (1293, 144, 360, 10, (8, 8, 1)),
+    "cifar10": (45_000, 5_000, 10_000, 10, (32, 32, 3)),
+    "cifar100": (45_000, 5_000, 10_000, 100, (32, 32, 3)),
+    "tiny_imagenet32": (90_000, 10_000, 10_000, 200, (32, 32, 3)),
+    "imagenet2012": (1_268_355, 12_812, 50_000, 1000, None),
+}
+
+
+def read(path: pathlib.Path, argument: str | None = None):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+def blank_data(config) -> Dataset:
+    """Data of the right shape that are never read."""
+    train, validation, test, classes, shape = DATA[config.data.name]
+    if config.data.load_size:
+        channels = shape[2] if shape else 3
+        shape = (config.data.load_size, config.data.load_size, channels)
+
+    def source(count):
+        def unread(numbers):
+            del numbers
+            return np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32)
+
+        return Source(unread, np.arange(count), in_memory=True)
+
+    names = tuple(str(i) for i in range(classes))
+    return Dataset(source(train), source(validation), source(test), names, shape)
+
+
+@pytest.mark.parametrize(
+    ("path", "argument"),
+    [(path, None) for path in FILES] + [(ROOT / "configs" / "cifar10.py", "quick")],
+    ids=lambda value: value.stem if isinstance(value, pathlib.Path) else value,
+)
+def test_lowers(path, argument):
+    config = read(path, argument)
+    validate(config)
+    assert config.is_locked
+    assert fields(config).keys() == fields(default_config()).keys()
+    experiment = build(config, blank_data(config))
+    batch, shape = config.batch_size, experiment.dataset.image_shape
+    divided, everywhere = split(experiment.mesh), replicated(experiment.mesh)
+
+    def given(sharding, dtype, *dims):
+        return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
+
+    inputs = {
+        "seed": given(everywhere, jnp.uint32),
+        "index": given(divided, jnp.int32, batch),
+    }
+    if experiment.streams:
+        inputs["image"] = given(divided, jnp.uint8, batch, *shape)
+        inputs["label"] = given(divided, jnp.int32, batch)
+    else:
+        count = len(experiment.dataset.train)
+        inputs["pool"] = (
+            given(everywhere, jnp.uint8, count, *shape),
+            given(everywhere, jnp.int32, count),
+        )
+    lowered = experiment.train_step.lower(experiment.abstract_state(), inputs)
+    state, metrics = lowered.out_info
+    assert metrics["loss"].shape == ()
+    kernel = state.params["head"]["kernel"]
+    assert kernel.shape[-1] == experiment.dataset.num_classes
+    assert kernel.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_unknown_argument(path):
+    with pytest.raises(ValueError, match="'nonsense'"):
+        read(path, "nonsense")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_docstring_tells_data_cost_and_result(path):
+    text = path.read_text()
+    for word in ("Data:", "Cost:", "Expected:"):
+        assert word in text
+
+
+def test_every_method_has_its_options_in_every_config():
+    config = default_config()
+    assert set(config.method) - {"name"} == set(modules())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("total_steps", 0, "total_steps must be at least 1"),
+        ("seed", -1, "seed must be at least 0"),
+        ("average_decay", 1.0, r"average_decay must lie in \[0, 1\)"),
+        ("data.validation_fraction", 1.0, "validation_fraction"),
+        ("method.name", "introspectiv", "did you mean 'introspective'"),
+        ("model.name", "resnet9", "there are: resnet8"),
+        ("model.dtype", "float16", "there are: float32, bfloat16"),
+        ("optimizer.name", "adam", "did you mean 'adamw'"),
+        ("optimizer.schedule", "linear", "there are: cosine"),
+        ("optimizer.learning_rate", -1.0, "must not be negative"),
+        ("optimizer.momentum", 1.0, r"must lie in \[0, 1\)"),
+        ("optimizer.warmup", 1.0, "share of all steps"),
+        ("optimizer.milestones", (0.5, 2.0), "shares of all steps"),
+        ("data.read_threads", -1, r"data\.read_threads"),
+    ],
+)
+def test_bad_values(field, value, says):
+    config = default_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=says):
+        validate(config)

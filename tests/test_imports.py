@@ -1,0 +1,73 @@
+"""Who may import whom: only down the floors."""
+
+import ast
+import subprocess
+import sys
+
+from conftest import ROOT
+
+PACKAGE = ROOT / "introspect_jax"
+GROUND = {"explain", "objectives", "evaluate", "data", "models"}
+# What a room may import of this package, beside itself and `errors`.
+ALLOWED = {
+    **{room: set() for room in GROUND},
+    "introspection": {"explain", "objectives"},
+    "methods": GROUND | {"introspection"},
+    "train": GROUND | {"introspection", "methods", "config"},
+    "config": {"methods", "models", "train"},
+    "report": GROUND | {"introspection", "methods", "config", "train"},
+    "run": GROUND | {"methods", "config", "train", "report", "introspect_jax"},
+    "cli": {"config"},
+    "errors": set(),
+    "__init__": {"explain", "objectives", "introspection"},
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            if node.module == "introspect_jax":
+                yield from (f"introspect_jax.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_imports_go_down():
+    seen = set()
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        seen.add(room)
+        for name in imports(path):
+            if name.split(".")[0] != "introspect_jax":
+                continue
+            other = name.split(".")[1] if "." in name else name
+            assert other in ALLOWED[room] | {room, "errors"}, f"{path} -> {name}"
+    assert seen == set(ALLOWED)
+
+
+def test_what_other_projects_take_needs_jax_alone():
+    for room in ("explain", "objectives"):
+        for path in (PACKAGE / room).rglob("*.py"):
+            for name in imports(path):
+                top = name.split(".")[0]
+                known = {"jax", "numpy", "introspect_jax", "matplotlib", "etils"}
+                assert top in known | sys.stdlib_module_names, f"{path} -> {name}"
+
+
+def test_importing_the_package_brings_no_framework():
+    program = (
+        "import sys, introspect_jax\n"
+        "heavy = {'tensorflow', 'flax', 'haiku', 'equinox', 'matplotlib', "
+        "'tensorflow_datasets', 'orbax', 'optax', 'sklearn', 'torch'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == "[]"
