@@ -4,8 +4,8 @@
 
 Whole training steps of ResNet-20 on 32x32 images (augmentation, gradients, update), in
 one process. FLOPs and temporary memory are the compiler's own analysis; times are
-medians of steps taken in turn. Where a step needs more memory than there is, its time
-is null: the analysis needs no run.
+medians of the ratios of steps taken in turn. Where a step needs more memory than there
+is, its time is null: the analysis needs no run.
 """
 
 import datetime
@@ -99,8 +99,8 @@ def measure(classes: int) -> list[dict]:
     for method, similarity, norms in METHODS:
         step = Step(method, similarity, norms, dataset)
         standard = standard or step
-        times = None
-        if step.temp_bytes < memory_limit():
+        time_ratio = 1.0 if step is standard else None
+        if step is not standard and step.temp_bytes < memory_limit():
             standard.seconds(), step.seconds()  # warm-up
             pairs = []
             for _ in range(FLAGS.repeats):
@@ -108,7 +108,7 @@ def measure(classes: int) -> list[dict]:
                 pairs.append((own, base))
                 if sum(own for own, _ in pairs) > 60 and len(pairs) >= 3:
                     break
-            times = [statistics.median(column) for column in zip(*pairs, strict=True)]
+            time_ratio = statistics.median(own / base for own, base in pairs)
         rows.append(
             {
                 "method": method,
@@ -116,7 +116,7 @@ def measure(classes: int) -> list[dict]:
                 "norms": norms,
                 "classes": classes,
                 "flops_ratio": step.flops / standard.flops,
-                "time_ratio": times and times[0] / times[1],
+                "time_ratio": time_ratio,
                 "temp_bytes_ratio": step.temp_bytes / standard.temp_bytes,
                 "gflops": step.flops / 1e9,
                 "temp_mib": step.temp_bytes / 2**20,
@@ -127,20 +127,21 @@ def measure(classes: int) -> list[dict]:
 
 def show(rows: list[dict]) -> None:
     table = Table(title=f"{FLAGS.model}, batch {FLAGS.batch_size}: ratios to standard")
-    for column in ("classes", "method", "FLOPs", "time", "temporaries", "MiB"):
+    for column in ("classes", "method", "FLOPs", "time", "memory", "MiB"):
         left = column == "method"
-        table.add_column(column, justify="left" if left else "right")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for row in rows:
         name = row["method"]
         if row["similarity"]:
-            name = f"{row['similarity']} ({row['norms']} norms)"
-            name = row["similarity"] if row["similarity"] != "cosine" else name
+            name = row["similarity"]
+        if name == "cosine":
+            name += f" ({row['norms']})"
         taken = row["time_ratio"]
         table.add_row(
             str(row["classes"]),
             name,
             f"{row['flops_ratio']:.2f}x",
-            "does not fit" if taken is None else f"{taken:.2f}x",
+            "no room" if taken is None else f"{taken:.2f}x",
             f"{row['temp_bytes_ratio']:.2f}x",
             f"{row['temp_mib']:,.0f}",
         )

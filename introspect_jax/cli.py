@@ -19,7 +19,10 @@ FAILED, INTERRUPTED = 1, 130
 def define_config_flag() -> None:
     """`--config=FILE[:ARGUMENT]` and `--config.FIELD=VALUE`."""
     config_flags.DEFINE_config_file(
-        "config", None, "A file of configs/, and :ARGUMENT where it takes one."
+        "config",
+        None,
+        "A file of configs/, with :ARGUMENT where it takes one; --config.FIELD=VALUE "
+        "sets a field of introspect_jax/config.py.",
     )
 
 
@@ -69,9 +72,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         known = [f"--{name}" for name in flags.FLAGS]
         guess = nearest(f"--{error.flagname}", known)
         _fail(f"unknown flag --{error.flagname}{guess}")
-    except flags.Error as error:
-        _fail(_one_line(error))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         _fail(_explain(argv, error))
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
@@ -92,6 +93,8 @@ def _explain(argv: Sequence[str], error: Exception) -> str:
             if inside:
                 return f"config.{name} is a group; set one of: {', '.join(inside)}"
             return f"unknown field config.{name}{nearest(name, known)}"
+    if isinstance(error, flags.Error):
+        return _one_line(error)
     return f"the config cannot be read: {_one_line(error)}"
 
 

@@ -16,15 +16,11 @@ import introspect_jax
 from introspect_jax.data import sources
 from introspect_jax.report import figures
 from introspect_jax.train.experiment import build
+from introspect_jax.train.files import write_json
 from introspect_jax.train.loop import train
 from introspect_jax.train.progress import Reporter
 from introspect_jax.train.state import deployed_variables
-from introspect_jax.train.workdir import (
-    default_workdir,
-    open_workdir,
-    write_config,
-    write_json,
-)
+from introspect_jax.workdir import default_workdir, open_workdir, write_config
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 

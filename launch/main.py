@@ -10,6 +10,7 @@ from absl import flags
 from introspect_jax import cli
 
 cli.define_config_flag()
+flags.declare_key_flag("config")
 flags.DEFINE_string(
     "workdir",
     None,

@@ -37,7 +37,10 @@ def command(*arguments, devices=1, **environment):
             "did you mean 'optimizer.learning_rate'?",
         ),
         ([DIGITS, "--config.seed=three"], "--config.seed=three"),
-        ([DIGITS, "--config.optimizer=sgd"], "optimizer"),
+        (
+            [DIGITS, "--config.optimizer=sgd"],
+            "config.optimizer is a group; set one of: optimizer.b2",
+        ),
         ([DIGITS, "seed=3"], "unexpected argument 'seed=3'"),
         (
             [DIGITS, "--config.method.introspective.explanation=gradients"],
@@ -93,10 +96,12 @@ def test_two_classes_have_no_others(tmp_path):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-def test_default_folder_and_no_tensorflow(tmp_path):
+def test_default_folder_no_tensorflow_nothing_deprecated(tmp_path):
     """Run from elsewhere: `runs/<config>-<hash>` of the current folder."""
     program = (
-        "import sys, runpy; sys.argv = sys.argv[1:]\n"
+        "import sys, runpy, warnings; sys.argv = sys.argv[1:]\n"
+        "warnings.simplefilter('error', DeprecationWarning)\n"
+        "warnings.filterwarnings('ignore', 'the load_module')  # ml_collections\n"
         "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally:\n    print('tensorflow' in sys.modules, file=sys.stderr)\n"
     )

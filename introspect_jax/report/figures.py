@@ -13,8 +13,8 @@ from introspect_jax.explain.attribution import explain_fn
 from introspect_jax.explain.similarity import class_similarity
 from introspect_jax.models import make_logits_fn
 from introspect_jax.train.experiment import Experiment
+from introspect_jax.train.files import read_lines
 from introspect_jax.train.parallel import split
-from introspect_jax.train.workdir import read_lines
 
 EXAMPLES = 6
 NEIGHBOURS = 3

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from introspect_jax.train.workdir import read_lines, write_text
+from introspect_jax.train.files import read_lines, write_text
 
 
 class Metrics:

@@ -22,7 +22,8 @@ from introspect_jax.config import default_config
 from introspect_jax.explain import render
 from introspect_jax.report.figures import curves
 from introspect_jax.train.progress import Metrics
-from introspect_jax.train.workdir import open_workdir, read_lines, write_config
+from introspect_jax.train.files import read_lines
+from introspect_jax.workdir import open_workdir, write_config
 
 config = default_config()
 workdir = open_workdir("gs://bucket/runs/one", config)

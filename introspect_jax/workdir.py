@@ -2,13 +2,13 @@
 
 import json
 import os
-from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from introspect_jax.config import config_hash, fields, to_json
 from introspect_jax.errors import UserError
+from introspect_jax.train.files import write_text
 
 
 def default_workdir(name: str, config: ConfigDict) -> str:
@@ -74,27 +74,3 @@ def _difference(before: dict, now: dict) -> str:
     if len(names) > 3:
         shown.append(f"and {len(names) - 3} more")
     return "; ".join(shown)
-
-
-def write_text(path: epath.Path, text: str) -> None:
-    """Writes the whole file or nothing."""
-    temporary = path.parent / f"{path.name}.tmp"
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def write_json(path: epath.Path, value: Any) -> None:
-    """Writes the whole file or nothing."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def read_lines(path: epath.Path) -> list[dict]:
-    """The records of a `.jsonl` file; a last line that was cut off is left out."""
-    records = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records

@@ -1,0 +1,30 @@
+"""Files that are there whole or not at all, on any file system."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes the whole file or nothing."""
+    temporary = path.parent / f"{path.name}.tmp"
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes the whole file or nothing."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_lines(path: epath.Path) -> list[dict]:
+    """The records of a `.jsonl` file; a last line that was cut off is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
