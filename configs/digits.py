@@ -1,8 +1,8 @@
 """Introspective learning on the handwritten digits that scikit-learn ships.
 
 Data: 1,797 images of 8x8 pixels, 10 classes, embedded; 20 % test, stratified.
-Cost: under a minute on 2 CPU cores, compilation included.
-Expected: at least 97.5 % test top-1 as the mean of 3 seeds.
+Cost: 16 s on 2 CPU cores, compilation included.
+Expected: 98.7 % test top-1 (mean of seeds 0 to 2, 2 CPU cores, 2026-11-23).
 """
 
 from introspect_jax.config import default_config
