@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-from introspect_jax.explain.attribution import LogitsFn
-from introspect_jax.explain.similarity import Head, class_similarity
+from introspect_jax.explain.attribution import Head, LogitsFn
+from introspect_jax.explain.similarity import class_similarity
 from introspect_jax.objectives.targets import SoftTarget, similarity_target
 
 

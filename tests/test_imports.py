@@ -15,7 +15,7 @@ ALLOWED = {
     "methods": GROUND | {"introspection"},
     "train": GROUND | {"introspection", "methods"},
     "config": {"methods", "models", "train"},
-    "report": GROUND | {"introspection", "methods", "train"},
+    "report": GROUND | {"introspection", "methods", "train", "config"},
     "workdir": {"config", "train"},
     "run": GROUND | {"methods", "train", "report", "workdir", "introspect_jax"},
     "cli": {"config"},

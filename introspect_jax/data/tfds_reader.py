@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from introspect_jax.data.images import decode
 from introspect_jax.data.sources import Dataset, Source, cut
@@ -75,6 +76,9 @@ def _features(builder, config) -> tuple[str, str, tuple[int, int, int]]:
 def _builder(config):
     import tensorflow_datasets as tfds
 
+    level = logging.get_verbosity()
+    # It warns of what is not prepared, which is then said in full or put right.
+    logging.set_verbosity(min(level, logging.ERROR))
     try:
         return tfds.builder(config.name, data_dir=config.data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
@@ -86,6 +90,8 @@ def _builder(config):
             "(tensorflow.org/datasets/catalog), and those prepared under "
             f"{str(where)!r}: {_prepared(where)}"
         ) from error
+    finally:
+        logging.set_verbosity(level)
 
 
 def _prepared(where) -> str:

@@ -51,6 +51,26 @@ def draw_signed(axes: "Axes", explanation: np.ndarray, limit: float) -> None:
     axes.set_yticks([])
 
 
+def draw_overlay(
+    axes: "Axes", image: np.ndarray, explanation: np.ndarray, limit: float
+) -> None:
+    """The image in grey under its explanation, as opaque as it is strong."""
+    grey = image.astype(float).mean(-1)
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    total = explanation.sum(-1)
+    height, width = grey.shape
+    axes.imshow(
+        total,
+        cmap=SIGNED_COLORS,
+        vmin=-limit,
+        vmax=limit,
+        alpha=0.85 * np.clip(np.abs(total) / limit, 0, 1),
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),  # maps may be coarser
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
 def matrix_side(classes: int) -> float:
     """Inches that a matrix needs for its names to be legible."""
     return max(6.0, 0.11 * classes) if classes <= MOST_NAMES else 9.0

@@ -10,23 +10,17 @@ the explanations of *all* classes. The cost does not depend on their number.
 Transposing the VJP, unlike `jax.linearize`, also serves networks with `custom_vjp`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from introspect_jax.errors import unknown
-from introspect_jax.explain.attribution import (
-    LinearMap,
-    LogitsFn,
-    linear_explainer,
-    target_cotangents,
-)
+from introspect_jax.explain import norms as class_norms
+from introspect_jax.explain.attribution import Head, LogitsFn, make_explainer
+from introspect_jax.explain.targets import target_cotangents
 
 SIMILARITIES = ("projection", "cosine", "dot")
-NORMS = ("exact", "last_layer")
-Head = tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array], Any]
 
 
 def class_similarity(
@@ -40,17 +34,21 @@ def class_similarity(
     center: bool = False,
     head: Head | None = None,
     key: jax.Array | None = None,
-    **options,
+    class_chunk_size: int | None = None,
+    **options: Any,
 ) -> jax.Array:
     """How similar the explanation of every class is to that of the label.
 
     With `r_k = <a_k, a_y>` and `n_k = |a_k|^2`:
 
-    | similarity   | value                     | cost                         |
-    | ------------ | ------------------------- | ---------------------------- |
-    | `projection` | `r_k / r_y`               | one VJP, one JVP             |
-    | `dot`        | `r_k`                     | one VJP, one JVP             |
-    | `cosine`     | `r_k / sqrt(n_k r_y)`     | as `norms` says              |
+    | similarity   | value                     | passes of a linear method        |
+    | ------------ | ------------------------- | -------------------------------- |
+    | `projection` | `r_k / r_y`               | one VJP, one JVP                 |
+    | `dot`        | `r_k`                     | one VJP, one JVP                 |
+    | `cosine`     | `r_k / sqrt(n_k r_y)`     | as `norms` says                  |
+
+    Methods that are not linear (absolute values, squares, ReLU) always explain every
+    class. `similarity_path` tells which way is taken.
 
     Args:
       logits_fn: inputs -> logits `[batch, classes]`, each example on its own.
@@ -59,50 +57,108 @@ def class_similarity(
         explanations is what the others are compared with.
       method: an explanation method, as in `explain_fn`.
       similarity: `"projection"`, `"cosine"` or `"dot"`.
-      norms: how the cosine gets `n_k`: `"exact"` explains every class (K backward
-        passes at once); `"last_layer"` gives the same from as many passes as there are
-        features, for networks with fewer features than classes.
+      norms: how the cosine gets `n_k`: `"exact"` explains every class (K VJPs);
+        `"last_layer"` gives the same from one VJP a feature, for networks with fewer
+        features than classes; `"probes:s"` estimates them from s JVPs, with a relative
+        standard deviation of about `sqrt(2 / s)`; `"top:m"` explains the m classes with
+        the largest `|r_k|` and gives the others the mean norm of these.
       center: explain `z - mean(z)`.
-      head: `(features_fn, head_fn, kernel)` with `logits = head_fn(features_fn(x))`,
-        features `[batch, d]` and `kernel [d, classes]` of a last linear layer; only
-        for `norms="last_layer"`.
-      key: random key of the methods that sample; none here does.
-      **options: those of the method.
+      head: `(features_fn, head_fn, kernel)` with `logits = head_fn(features_fn(x))`.
+        For `norms="last_layer"`: features `[batch, d]` and `kernel [d, classes]` of a
+        last linear layer. For `grad_cam`: features `[batch, h, w, c]`.
+      key: random key, for methods that sample and for `"probes:s"`.
+      class_chunk_size: classes explained at once; None for all.
+      **options: those of the method, as in `explain_fn`.
 
     Returns:
       `[batch, classes]`, float32 or wider. A row is all zeros where the explanation of
       its label vanishes, so that nothing can be compared with it.
 
     Raises:
-      ValueError: unknown names, wrong shapes, or a `head` that is missing.
+      ValueError: unknown names, wrong shapes, or a `head` or `key` that is missing.
     """
-    del key
     if similarity not in SIMILARITIES:
         raise ValueError(unknown("similarity", similarity, SIMILARITIES))
-    if norms not in NORMS:
-        raise ValueError(unknown("norms", norms, NORMS))
-    if norms == "last_layer" and head is None:
-        raise ValueError(
-            "norms='last_layer' needs head=(features_fn, head_fn, kernel), got None"
-        )
-    logits, attribute = linear_explainer(
-        logits_fn, inputs, method=method, center=center, **options
+    kind, count = class_norms.parse(norms)
+    explainer = make_explainer(
+        logits_fn,
+        inputs,
+        method=method,
+        key=key,
+        head=head,
+        center=center,
+        **options,
     )
-    label_probs = target_cotangents(labels, logits)
+    linear = explainer.linear
+    label_probs = target_cotangents(labels, linear.outputs, linear.like)
     if label_probs.ndim != 2:
         raise ValueError(
-            f"labels must be ints [batch] or [batch, classes], got {labels.shape}"
+            f"labels must be ints [batch] or [batch, classes], got {jnp.shape(labels)}"
         )
-    if similarity != "cosine":
-        inner = _inner_products(attribute, label_probs)
-    elif norms == "exact":
-        inner, squares = _from_all_maps(attribute, logits, label_probs)
-    else:
-        inner, squares = _from_features(
-            head, inputs, label_probs, method=method, center=center, **options
-        )
-    own = jnp.sum(label_probs * inner, axis=-1, keepdims=True)
 
+    squares = None
+    if not explainer.is_linear or (similarity == "cosine" and kind == "exact"):
+        inner, squares = class_norms.from_all_maps(
+            explainer, label_probs, class_chunk_size
+        )
+    elif similarity == "cosine" and kind == "last_layer":
+        inner, squares = class_norms.from_features(
+            head,
+            inputs,
+            label_probs,
+            class_chunk_size,
+            method=method,
+            key=key,
+            center=center,
+            **options,
+        )
+    else:
+        inner = linear.transpose(linear.attribute(label_probs[None]))[0]
+        if similarity == "cosine" and kind == "probes":
+            squares = class_norms.from_probes(
+                linear, key, count, options.get("index"), class_chunk_size
+            )
+        elif similarity == "cosine":
+            squares = class_norms.from_top(explainer, inner, count, class_chunk_size)
+    return _compare(similarity, inner, squares, label_probs)
+
+
+def similarity_path(
+    method: str = "gradient",
+    similarity: str = "projection",
+    norms: str = "exact",
+    nonlinearity: str | None = None,
+) -> str:
+    """The way that `class_similarity` takes with these arguments.
+
+    Returns:
+      `"vjp and transpose"` (cost free of the number of classes), `"all classes"`,
+      `"last layer"`, `"vjp, transpose and s probes"` or
+      `"vjp, transpose and m classes"`.
+    """
+    from introspect_jax.explain.attribution import SQUARED_METHODS
+
+    kind, count = class_norms.parse(norms)
+    if nonlinearity is not None or method in SQUARED_METHODS:
+        return "all classes"
+    if similarity != "cosine":
+        return "vjp and transpose"
+    return {
+        "exact": "all classes",
+        "last_layer": "last layer",
+        "probes": f"vjp, transpose and {count} probes",
+        "top": f"vjp, transpose and {count} classes",
+    }[kind]
+
+
+def _compare(
+    similarity: str,
+    inner: jax.Array,
+    squares: jax.Array | None,
+    label_probs: jax.Array,
+) -> jax.Array:
+    """Similarities from `r_k` and, for the cosine, `n_k`, each `[batch, classes]`."""
+    own = jnp.sum(label_probs * inner, axis=-1, keepdims=True)
     # What is left of a vanished explanation is rounding. The threshold is relative,
     # since the scale of gradients says nothing by itself.
     limits = jnp.finfo(inner.dtype)
@@ -114,58 +170,7 @@ def class_similarity(
     if similarity == "projection":
         scale = own
     else:
+        assert squares is not None
         comparable = comparable & (squares > smallest)
         scale = jnp.sqrt(jnp.where(comparable, squares * own, 1.0))
     return jnp.where(comparable, inner / jnp.where(comparable, scale, 1.0), 0.0)
-
-
-def _inner_products(attribute: LinearMap, label_probs: jax.Array) -> jax.Array:
-    """`r_k` `[batch, classes]` by the map and its transpose."""
-    label_map = attribute(label_probs)
-    return jax.linear_transpose(attribute, label_probs)(label_map)[0]
-
-
-def _all_maps(attribute: LinearMap, outputs: jax.Array) -> jax.Array:
-    """The explanation of every output, flat: `[batch, outputs, inputs]`."""
-    maps = jax.vmap(attribute, in_axes=1, out_axes=1)(target_cotangents("all", outputs))
-    return maps.reshape(*maps.shape[:2], -1)
-
-
-def _from_all_maps(
-    attribute: LinearMap, logits: jax.Array, label_probs: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """`r_k` and `n_k`, each `[batch, classes]`, from the K explanations themselves."""
-    maps = _all_maps(attribute, logits)
-    label_map = jnp.einsum("bk,bkp->bp", label_probs, maps)
-    return jnp.einsum("bkp,bp->bk", maps, label_map), jnp.sum(maps**2, axis=-1)
-
-
-def _from_features(
-    head: Head | None,
-    inputs: jax.Array,
-    label_probs: jax.Array,
-    *,
-    method: str,
-    center: bool,
-    **options: Any,
-) -> tuple[jax.Array, jax.Array]:
-    """The same from the explanations of the d features.
-
-    With G their Gram matrix and `w_k` the columns of the kernel, `<a_k, a_l>` is
-    `w_k^T G w_l`.
-    """
-    assert head is not None
-    features_fn, _, kernel = head
-    features, attribute = linear_explainer(
-        features_fn, inputs, method=method, **options
-    )
-    maps = _all_maps(attribute, features)
-    gram = jnp.einsum("bip,bjp->bij", maps, maps)
-    kernel = jnp.asarray(kernel, gram.dtype)
-    if center:
-        kernel = kernel - kernel.mean(axis=-1, keepdims=True)
-    weighted = jnp.einsum("bij,jk->bik", gram, kernel)
-    inner = jnp.einsum("ik,bil,bl->bk", kernel, weighted, label_probs)
-    # G is positive semidefinite; rounding is not.
-    squares = jnp.maximum(jnp.einsum("ik,bik->bk", kernel, weighted), 0.0)
-    return inner, squares

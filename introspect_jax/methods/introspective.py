@@ -1,12 +1,17 @@
 """Introspective learning: the network's own class similarity as its soft target."""
 
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from introspect_jax.errors import UserError, unknown
-from introspect_jax.explain.attribution import LINEAR_METHODS
-from introspect_jax.explain.similarity import NORMS, SIMILARITIES
+from introspect_jax.explain import baselines, norms
+from introspect_jax.explain.attribution import METHODS
+from introspect_jax.explain.paths import RULES
+from introspect_jax.explain.similarity import SIMILARITIES
 from introspect_jax.introspection import introspect
 from introspect_jax.methods.base import (
     Context,
@@ -16,7 +21,7 @@ from introspect_jax.methods.base import (
     init_network,
     predict_network,
 )
-from introspect_jax.models import make_head, make_logits_fn
+from introspect_jax.models import make_head, make_logits_fn, make_maps_head
 from introspect_jax.objectives.losses import loss_fn
 from introspect_jax.objectives.targets import SUPPORTS
 
@@ -28,11 +33,18 @@ def default_config() -> ConfigDict:
     """The options of `introspect` and `loss_fn`, and the ramp-up.
 
     `weight` grows linearly from 0 over the first `ramp_up` of all steps, since the
-    explanations of an untrained network say nothing.
+    explanations of an untrained network say nothing. Samples and steps are far fewer
+    than for a single explanation: each costs as much as a step of training does.
     """
     return ConfigDict(
         {
             "explanation": "gradient",
+            "num_samples": 8,  # smoothgrad and its kin, expected_gradients
+            "noise_level": 0.15,  # of them: share of each image's range
+            "num_steps": 16,  # integrated_gradients
+            "rule": "gauss_legendre",  # of them
+            "baseline": "zero",  # of them and gradient_x_input
+            "chunk_size": 0,  # samples or steps at once; 0 is all
             "similarity": "projection",
             "norms": "exact",
             "center": False,
@@ -52,19 +64,16 @@ def make(config: ConfigDict, context: Context) -> Method:
     Raises:
       UserError: an option that does not exist or is out of range.
     """
-    _check(config, context.num_classes)
+    check(config, context.num_classes)
     options = {
-        "method": config.explanation,
         "similarity": config.similarity,
         "norms": config.norms,
-        "center": config.center,
         "temperature": config.temperature,
         "support": config.support,
         "stop_gradient": config.stop_gradient,
     }
     weight, student_temperature = config.weight, config.student_temperature
     ramp_steps = max(1.0, config.ramp_up * context.total_steps)
-    needs_head = config.similarity == "cosine" and config.norms == "last_layer"
 
     def loss(params, model_state, method_state, batch, step, key):
         images, labels = batch["image"], batch["label"]
@@ -78,8 +87,7 @@ def make(config: ConfigDict, context: Context) -> Method:
             make_logits_fn(context.model, variables),
             images,
             labels,
-            head=make_head(context.model, variables) if needs_head else None,
-            key=key,
+            **explanation_options(config, context.model, variables, images, key),
             **options,
         )
         current = weight * jnp.minimum(step / ramp_steps, 1.0)
@@ -97,16 +105,73 @@ def make(config: ConfigDict, context: Context) -> Method:
     return Method(init_network(context), loss, predict_network, context.model)
 
 
-def _check(config: ConfigDict, num_classes: int) -> None:
+def explanation_options(
+    config: ConfigDict,
+    model: nn.Module,
+    variables: Any,
+    images: jax.Array,
+    key: jax.Array,
+) -> dict[str, Any]:
+    """What `explain_fn` and `class_similarity` take to explain as `config` says.
+
+    Args:
+      config: of this method.
+      model: the network that is explained.
+      variables: its parameters and statistics.
+      images: the batch, which also serves as the baselines of expected gradients.
+      key: for what is drawn.
+    """
+    name = config.explanation
+    options: dict[str, Any] = {
+        "method": name,
+        "center": config.center,
+        "key": key,
+        "chunk_size": config.chunk_size or None,
+    }
+    if name in ("smoothgrad", "smoothgrad_squared", "vargrad"):
+        options |= {
+            "num_samples": config.num_samples,
+            "noise_level": config.noise_level,
+        }
+    elif name == "integrated_gradients":
+        options |= {"num_steps": config.num_steps, "rule": config.rule}
+    elif name == "expected_gradients":
+        options |= {"num_samples": config.num_samples, "baselines": images}
+    if name in ("integrated_gradients", "gradient_x_input"):
+        options["baseline"] = config.baseline
+    if name == "grad_cam":
+        options["head"] = make_maps_head(model, variables)
+    elif config.norms == "last_layer":
+        options["head"] = make_head(model, variables)
+    return options
+
+
+def check(config: ConfigDict, num_classes: int) -> None:
     for name, options in (
-        ("explanation", LINEAR_METHODS),
+        ("explanation", METHODS),
+        ("rule", RULES),
+        ("baseline", baselines.NAMES),
         ("similarity", SIMILARITIES),
-        ("norms", NORMS),
         ("support", SUPPORTS),
     ):
         if config[name] not in options:
             raise UserError(
                 unknown(f"method.introspective.{name}", config[name], options)
+            )
+    try:
+        kind, _ = norms.parse(config.norms)
+    except ValueError as error:
+        raise UserError(f"method.introspective.norms: {error}") from error
+    if config.explanation == "grad_cam" and kind == "last_layer":
+        raise UserError(
+            "method.introspective.norms=last_layer is for gradients of the input; "
+            "grad_cam explains feature maps: use exact, probes:s or top:m"
+        )
+    for name, low in (("num_samples", 1), ("num_steps", 1), ("chunk_size", 0)):
+        if config[name] < low:
+            raise UserError(
+                f"method.introspective.{name} must be at least {low}, got "
+                f"{config[name]}"
             )
     for name in ("temperature", "student_temperature"):
         if not config[name] > 0:

@@ -14,7 +14,14 @@ from introspect_jax.models.resnet import ResNet
 from introspect_jax.models.small_resnet import SmallResNet
 from introspect_jax.models.wide_resnet import WideResNet
 
-__all__ = ["NAMES", "Classifier", "build", "make_head", "make_logits_fn"]
+__all__ = [
+    "NAMES",
+    "Classifier",
+    "build",
+    "make_head",
+    "make_logits_fn",
+    "make_maps_head",
+]
 
 Function = Callable[[jax.Array], jax.Array]
 _SMALL_DEPTHS = (8, 20, 32, 44, 56, 110)
@@ -111,3 +118,24 @@ def make_head(model: nn.Module, variables: Any) -> tuple[Function, Function, jax
         return features @ head["kernel"] + head["bias"]
 
     return features_fn, head_fn, head["kernel"]
+
+
+def make_maps_head(model: nn.Module, variables: Any) -> tuple[Function, Function, None]:
+    """`(features_fn, head_fn, None)` around the last feature maps, for Grad-CAM.
+
+    Args:
+      model: one of this package's networks.
+      variables: as for `make_logits_fn`.
+
+    Returns:
+      Feature maps `[batch, h, w, d]`, and the rest of the network on them.
+    """
+
+    def features_fn(images: jax.Array) -> jax.Array:
+        maps = model.apply(variables, images, train=False, method="maps")
+        return cast(jax.Array, maps)
+
+    def head_fn(maps: jax.Array) -> jax.Array:
+        return cast(jax.Array, model.apply(variables, maps, method="classify"))
+
+    return features_fn, head_fn, None

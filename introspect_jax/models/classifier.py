@@ -52,12 +52,22 @@ class Classifier(nn.Module):
         # and losses are made of, and the layer costs next to nothing.
         self.head = nn.Dense(self.num_classes, dtype=None)
 
+    def maps(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Last feature maps `[batch, h, w, d]`."""
+        return self.backbone(images, train=train)
+
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Pooled features `[batch, d]`, float32 or wider."""
-        maps = self.backbone(images, train=train)
+        return self._pool(self.maps(images, train=train))
+
+    def classify(self, maps: jax.Array) -> jax.Array:
+        """Logits `[batch, classes]` of feature maps."""
+        return self.head(self._pool(maps))
+
+    def _pool(self, maps: jax.Array) -> jax.Array:
         wide = jnp.promote_types(maps.dtype, jnp.float32)
         return jnp.mean(maps, axis=(1, 2), dtype=wide)
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Logits `[batch, classes]` of images `[batch, h, w, c]`."""
-        return self.head(self.features(images, train=train))
+        return self.classify(self.maps(images, train=train))

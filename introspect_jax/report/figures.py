@@ -5,32 +5,35 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
-from introspect_jax.data.augment import center_crop, normalize
 from introspect_jax.data.batches import padded_batches
 from introspect_jax.explain import render
-from introspect_jax.explain.attribution import explain_fn
 from introspect_jax.explain.similarity import class_similarity
+from introspect_jax.methods.introspective import explanation_options
 from introspect_jax.models import make_logits_fn
+from introspect_jax.report import explained
+from introspect_jax.report.explained import Explained
 from introspect_jax.train.experiment import Experiment
 from introspect_jax.train.files import read_lines
 from introspect_jax.train.parallel import split
 
 EXAMPLES = 6
-NEIGHBOURS = 3
 MATRIX_IMAGES = 2000
 
 
-def draw_all(experiment: Experiment, variables: Any, workdir: epath.Path) -> list[str]:
-    """Draws every picture of a finished run; returns their file names."""
-    drawn = {
-        "curves.png": curves(read_lines(workdir / "metrics.jsonl")),
-        "explanations.png": explanations(experiment, variables),
-        "class_similarity.png": class_similarities(experiment, variables),
-    }
-    for name, figure in drawn.items():
+def draw_all(experiment: Experiment, variables: Any, workdir: epath.Path) -> None:
+    """Draws every picture of a finished run into its folder."""
+    config = experiment.config.method.introspective
+    names = experiment.dataset.class_names
+    pixels, labels = explained.choose(experiment, variables, EXAMPLES)
+    found = explained.explain(experiment, variables, pixels, labels, config)
+    for name, figure in (
+        ("curves.png", curves(read_lines(workdir / "metrics.jsonl"))),
+        ("explanations.png", explanations(found, names, config)),
+        ("class_similarity.png", class_similarities(experiment, variables)),
+    ):
         render.save(figure, workdir / name)
-    return list(drawn)
 
 
 def curves(records: list[dict]):
@@ -87,75 +90,87 @@ def curves(records: list[dict]):
     return figure
 
 
-def explanations(experiment: Experiment, variables: Any):
-    """Test images, some wrongly classified where there are any, and their maps.
+def explanations(
+    found: Explained,
+    names: tuple[str, ...],
+    config: ConfigDict,
+    *,
+    overlay: bool = False,
+):
+    """A grid: an image a row, the explanations of its label and the most similar.
 
-    Which ones depends on the seed alone. Beside each image: the explanation of its
-    label, then those of the classes whose explanations are most similar.
+    Args:
+      found: of `explained.explain`.
+      names: of the classes.
+      config: what `found` was explained by.
+      overlay: shows the explanation of the label over the image too.
     """
-    options = _options(experiment)
-    logits_fn = make_logits_fn(experiment.model, variables)
-    generator = np.random.RandomState(experiment.config.seed)
-    test = experiment.dataset.test
-    looked_at = np.sort(generator.permutation(len(test))[: 4 * EXAMPLES * 10])
-    pixels, labels = test.take(looked_at)
-    inputs = _inputs(experiment, pixels)
-    probs = np.asarray(jax.jit(lambda x: jax.nn.softmax(logits_fn(x)))(inputs))
-    wrong = probs.argmax(-1) != labels
-    order = generator.permutation(len(labels))
-    chosen = order[wrong[order]][: EXAMPLES // 2]
-    chosen = np.concatenate(
-        [chosen, order[~wrong[order]][: EXAMPLES - len(chosen)]]
-    ).astype(int)
-    pixels, labels, probs = pixels[chosen], labels[chosen], probs[chosen]
-    inputs = inputs[chosen]
-
-    similarities = np.asarray(
-        jax.jit(lambda x, y: class_similarity(logits_fn, x, y, **options))(
-            inputs, labels
-        )
-    )
-    others = np.where(
-        np.arange(similarities.shape[1]) == labels[:, None], -np.inf, similarities
-    )
-    nearest = np.argsort(-others, axis=-1)[:, : min(NEIGHBOURS, others.shape[1] - 1)]
-    targets = np.concatenate([labels[:, None], nearest], axis=1)
-    maps = np.asarray(
-        jax.jit(lambda x, t: explain_fn(logits_fn, x, t, method=options["method"]))(
-            inputs, targets
-        )
-    )
-
-    names = experiment.dataset.class_names
-    rows, columns = len(chosen), 1 + targets.shape[1]
-    figure, axes = render.new_figure(rows, columns, (2.1 * columns, 2.25 * rows))
-    shown = center_crop(pixels, experiment.size)
+    first = 2 if overlay else 1
+    rows, columns = len(found.labels), first + found.classes.shape[1]
+    figure, axes = render.new_figure(rows, columns, (2.1 * columns, 2.3 * rows))
     for row in range(rows):
-        guess = probs[row].argmax()
-        verdict = "right" if guess == labels[row] else "wrong"
-        render.draw_image(axes[row][0], shown[row])
-        axes[row][0].set_title(
-            f"label: {names[labels[row]]}\nsays: {names[guess]} "
-            f"({probs[row, guess]:.2f}), {verdict}",
-            fontsize=8,
-            color="black" if verdict == "right" else "firebrick",
-        )
         # One scale a row: how strong the classes speak can be compared.
-        limit = render.signed_limit(maps[row].sum(-1))
-        for column, target in enumerate(targets[row]):
-            axis = axes[row][column + 1]
-            render.draw_signed(axis, maps[row, column], limit)
-            similarity = similarities[row, target]
-            kind = "label" if column == 0 else "similar"
+        limit = render.signed_limit(found.maps[row].sum(-1))
+        render.draw_image(axes[row][0], found.pixels[row])
+        _image_title(axes[row][0], found, row, names)
+        if overlay:
+            image, explanation = found.pixels[row], found.maps[row, 0]
+            render.draw_overlay(axes[row][1], image, explanation, limit)
+            axes[row][1].set_title("over the image", fontsize=8)
+        for column, number in enumerate(found.classes[row]):
+            axis = axes[row][first + column]
+            render.draw_signed(axis, found.maps[row, column], limit)
+            kind = "similar" if column else "label" if found.known else "says"
+            similarity = found.similarities[row, number]
             axis.set_title(
-                f"{kind}: {names[target]}\nsimilarity {similarity:.2f}", fontsize=8
+                f"{kind}: {names[number]}\nsimilarity {similarity:.2f}", fontsize=8
             )
-    figure.suptitle(
-        f"{options['method'].replace('_', ' ')} of each class's logit (red: for it, "
-        f"blue: against it); {options['similarity']}",
-        fontsize=10,
-    )
+    figure.suptitle(_caption(config), fontsize=10)
     return figure
+
+
+def strip(found: Explained, row: int, names: tuple[str, ...], config: ConfigDict):
+    """One image, and the explanations of all its explained classes, in lines of 8."""
+    width = min(8, found.classes.shape[1] + 1)
+    cells = found.classes.shape[1] + 1
+    lines = -(-cells // width)
+    figure, axes = render.new_figure(lines, width, (1.7 * width, 2.0 * lines + 0.4))
+    flat = axes.ravel()
+    limit = render.signed_limit(found.maps[row].sum(-1))
+    render.draw_image(flat[0], found.pixels[row])
+    _image_title(flat[0], found, row, names)
+    for axis, number, explanation in zip(
+        flat[1:cells], found.classes[row], found.maps[row], strict=True
+    ):
+        render.draw_signed(axis, explanation, limit)
+        axis.set_title(
+            f"{names[number]}\n{found.similarities[row, number]:.2f}", fontsize=8
+        )
+    for axis in flat[cells:]:
+        axis.axis("off")
+    figure.suptitle(_caption(config), fontsize=9)
+    return figure
+
+
+def _image_title(axis, found: Explained, row: int, names: tuple[str, ...]) -> None:
+    guess = found.probs[row].argmax()
+    says = f"says: {names[guess]} ({found.probs[row, guess]:.2f})"
+    if not found.known:
+        axis.set_title(says, fontsize=8)
+        return
+    right = guess == found.labels[row]
+    axis.set_title(
+        f"label: {names[found.labels[row]]}\n{says}, {'right' if right else 'wrong'}",
+        fontsize=8,
+        color="black" if right else "firebrick",
+    )
+
+
+def _caption(config: ConfigDict) -> str:
+    return (
+        f"{config.explanation.replace('_', ' ')} of each class's logit (red: for it, "
+        f"blue: against it); similarity: {config.similarity}"
+    )
 
 
 def class_similarities(experiment: Experiment, variables: Any):
@@ -164,9 +179,23 @@ def class_similarities(experiment: Experiment, variables: Any):
     The cosine between the classifier's weight rows knows no image: what the
     explanations say beyond it is what explaining adds.
     """
-    options = _options(experiment)
+    config = experiment.config.method.introspective
     logits_fn = make_logits_fn(experiment.model, variables)
-    compute = jax.jit(lambda x, y: class_similarity(logits_fn, x, y, **options))
+
+    @jax.jit
+    def compute(x, y):
+        options = explanation_options(
+            config, experiment.model, variables, x, jax.random.key(0)
+        )
+        return class_similarity(
+            logits_fn,
+            x,
+            y,
+            similarity=config.similarity,
+            norms=config.norms,
+            **options,
+        )
+
     classes = experiment.dataset.num_classes
     total, count = np.zeros((classes, classes)), np.zeros(classes)
     test = experiment.dataset.test
@@ -175,7 +204,7 @@ def class_similarities(experiment: Experiment, variables: Any):
     for pixels, labels, valid in padded_batches(
         subset, experiment.config.eval_batch_size
     ):
-        inputs = jax.device_put(_inputs(experiment, pixels), split(experiment.mesh))
+        inputs = jax.device_put(experiment.inputs(pixels), split(experiment.mesh))
         found = np.asarray(compute(inputs, labels), np.float64)
         np.add.at(total, labels[:valid], found[:valid])
         np.add.at(count, labels[:valid], 1)
@@ -194,8 +223,8 @@ def class_similarities(experiment: Experiment, variables: Any):
         (
             axes[0][0],
             means,
-            f"explanations: {options['method'].replace('_', ' ')}, "
-            f"{options['similarity']}, mean over {len(subset):,} test images",
+            f"explanations: {config.explanation.replace('_', ' ')}, "
+            f"{config.similarity}, mean over {len(subset):,} test images",
         ),
         (axes[0][1], rows, "classifier's weight rows, cosine"),
     ):
@@ -205,18 +234,3 @@ def class_similarities(experiment: Experiment, variables: Any):
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
     bar.set_label("similarity (the diagonal is 1)")
     return figure
-
-
-def _options(experiment: Experiment) -> dict[str, Any]:
-    """What the run explained itself with; the defaults, for other methods."""
-    config = experiment.config.method.introspective
-    return {
-        "method": config.explanation,
-        "similarity": config.similarity,
-        "center": config.center,
-    }
-
-
-def _inputs(experiment: Experiment, pixels: np.ndarray) -> jax.Array:
-    data = experiment.config.data
-    return center_crop(normalize(pixels, data.mean, data.std), experiment.size)

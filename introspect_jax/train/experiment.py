@@ -17,10 +17,12 @@ from introspect_jax.data.batches import Order, padded_batches, stream
 from introspect_jax.data.sources import Dataset, Source
 from introspect_jax.errors import UserError
 from introspect_jax.evaluate import summarize
+from introspect_jax.explain.checks import check_independent
 from introspect_jax.methods import Context, Method
+from introspect_jax.models import make_logits_fn
 from introspect_jax.train import optimizer as optimizers
 from introspect_jax.train.parallel import make_mesh, replicated, split
-from introspect_jax.train.state import TrainState, init_state
+from introspect_jax.train.state import TrainState, deployed_variables, init_state
 from introspect_jax.train.step import Batch, make_eval_step, make_train_step
 
 
@@ -83,6 +85,22 @@ class Experiment:
             seed,
             averaged=self.config.average_decay > 0,
         )
+
+    def check_independent(self, state: TrainState) -> None:
+        """Raises a ValueError for a network that mixes the examples of a batch."""
+        variables = deployed_variables(self.method, state)
+        pixels, _ = self.dataset.train.take(np.arange(min(8, len(self.dataset.train))))
+        logits_fn = jax.jit(make_logits_fn(self.model, variables))
+        check_independent(logits_fn, self.inputs(pixels))
+
+    def crop(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels `[n, h', w', c]` as read to the part `[n, h, w, c]` that is seen."""
+        return augment.center_crop(pixels, self.size)
+
+    def inputs(self, pixels: np.ndarray) -> jax.Array:
+        """What the network is given for pixels as read, in evaluation."""
+        data = self.config.data
+        return augment.normalize(self.crop(pixels), data.mean, data.std)
 
     def batches(self, start: int) -> Iterator[Batch]:
         """The batches of the steps from `start` on, on the devices.

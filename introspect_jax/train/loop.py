@@ -59,6 +59,7 @@ def train(experiment: Experiment, workdir: epath.Path, reporter: Reporter) -> Re
         else:
             state = experiment.init_state()
             meta = {"seconds": 0.0, "validation": None}
+            experiment.check_independent(state)
         metrics = Metrics(workdir, int(state.step))
         stack.callback(metrics.close)
         state, meta = _run_steps(

@@ -1,0 +1,350 @@
+"""Explanations here against captum's: the same networks, the same answers, how fast?
+
+    python benchmarks/attribution_speed.py --json=FILE
+
+Both sides hold the same weights, in one process and with as many threads as there are
+cores. First their answers must agree, then they take turns; times are medians. Ours are
+compiled, and compiling is not timed. Captum's run eagerly, in the memory format and
+with the number of points at once that were fastest in a trial. Needs torch and captum.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+# No accelerator: PyTorch's side would not use it.
+os.environ["JAX_PLATFORMS"] = "cpu"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import captum
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from absl import app, flags
+from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
+from rich.console import Console
+from rich.table import Table
+from torch_models import from_flax
+
+from introspect_jax.explain.attribution import explain_fn
+from introspect_jax.explain.similarity import class_similarity
+from introspect_jax.models import build, make_logits_fn
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list(
+    "models", ["resnet20:10:16", "resnet18:100:4"], "Networks, name:classes:batch."
+)
+flags.DEFINE_integer("points", 50, "Steps of integrated gradients, noisy samples.")
+flags.DEFINE_integer("repeats", 3, "Timed turns; fast methods get more.")
+flags.DEFINE_string("json", None, "Where to write the rows.")
+
+TOLERANCE = 1e-4
+SIGMA = 0.1
+# name: what both sides call it
+METHODS = {
+    "gradient": "gradient",
+    "all-class gradient": "all_classes",
+    "integrated gradients": "integrated_gradients",
+    "smoothgrad": "smoothgrad",
+    "similarity row": "similarity",
+}
+# Turns go on, up to MOST_REPEATS, until they took this many seconds.
+LONG_ENOUGH, MOST_REPEATS = 2.0, 15
+
+
+@dataclasses.dataclass
+class Problem:
+    """What is explained, `images [batch, h, w, c]` of float32 or float64.
+
+    `noise [batch, samples, h, w, c]` takes the place of what SmoothGrad draws.
+    """
+
+    name: str
+    classes: int
+    variables: dict
+    images: np.ndarray
+    labels: np.ndarray
+    noise: np.ndarray | None = None
+
+
+class Ours:
+    """This package's explanations of a problem, each compiled when asked for."""
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        model = build(problem.name, problem.classes)
+        # `build` knows no float64, which is of no use but here.
+        self.model = model.clone(
+            backbone=model.backbone.clone(dtype=problem.images.dtype)
+        )
+
+    def compile(self, method: str) -> Callable:
+        """A function without arguments that waits for its result."""
+        function, problem = getattr(self, method), self.problem
+        arguments = (problem.variables, problem.images, problem.labels, problem.noise)
+        arguments = jax.device_put(arguments)
+
+        def run(variables, images, labels, noise):
+            logits_fn = make_logits_fn(self.model, variables)
+            more = () if method != "smoothgrad" else (noise,)
+            return function(logits_fn, images, labels, *more)
+
+        program = jax.jit(run).lower(*arguments).compile()
+        return lambda: jax.block_until_ready(program(*arguments))
+
+    def gradient(self, logits_fn, images, labels):
+        return explain_fn(logits_fn, images, labels)
+
+    def all_classes(self, logits_fn, images, labels):
+        return explain_fn(logits_fn, images, "all")
+
+    def integrated_gradients(self, logits_fn, images, labels):
+        return explain_fn(
+            logits_fn,
+            images,
+            labels,
+            method="integrated_gradients",
+            num_steps=FLAGS.points,
+        )
+
+    def smoothgrad(self, logits_fn, images, labels, noise):
+        drawn = {"key": jax.random.key(0), "num_samples": FLAGS.points, "sigma": SIGMA}
+        options = drawn if noise is None else {"noise": noise}
+        return explain_fn(logits_fn, images, labels, method="smoothgrad", **options)
+
+    def similarity(self, logits_fn, images, labels):
+        return class_similarity(logits_fn, images, labels)
+
+
+class Captum:
+    """captum's explanations of a problem, in one memory format.
+
+    Attributes:
+      at_once: points of an image that go through the network at once.
+    """
+
+    def __init__(self, problem: Problem, memory_format: str):
+        form = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+        form = form[memory_format]
+        images = torch.from_numpy(problem.images).permute(0, 3, 1, 2)
+        self.images = images.contiguous(memory_format=form).requires_grad_()
+        net = from_flax(problem.name, problem.variables)
+        self.net = net.to(images.dtype).to(memory_format=form)
+        self.labels = torch.from_numpy(problem.labels)
+        self.classes, self.noise = problem.classes, problem.noise
+        self.memory_format, self.at_once = memory_format, FLAGS.points
+
+    def gradient(self, target=None):
+        target = self.labels if target is None else target
+        return Saliency(self.net).attribute(self.images, target=target, abs=False)
+
+    def all_classes(self):
+        return torch.stack([self.gradient(k) for k in range(self.classes)], dim=1)
+
+    def integrated_gradients(self):
+        return IntegratedGradients(self.net).attribute(
+            self.images,
+            target=self.labels,
+            n_steps=FLAGS.points,
+            internal_batch_size=self.at_once * len(self.images),
+        )
+
+    def smoothgrad(self):
+        if self.noise is not None:  # captum takes none: the same formula by hand
+            noise = torch.from_numpy(self.noise).permute(0, 1, 4, 2, 3)
+            noisy = (self.images[:, None] + noise).flatten(0, 1).detach()
+            labels = self.labels.repeat_interleave(noise.shape[1])
+            score = self.net(noisy.requires_grad_()).gather(1, labels[:, None]).sum()
+            return torch.autograd.grad(score, noisy)[0].view(noise.shape).mean(1)
+        return NoiseTunnel(Saliency(self.net)).attribute(
+            self.images,
+            nt_type="smoothgrad",
+            nt_samples=FLAGS.points,
+            nt_samples_batch_size=self.at_once,
+            stdevs=SIGMA,
+            target=self.labels,
+            abs=False,
+        )
+
+    def similarity(self):
+        maps = self.all_classes()
+        own = maps[torch.arange(len(maps)), self.labels]
+        inner = torch.einsum("bkchw,bchw->bk", maps, own)
+        return inner / inner.gather(1, self.labels[:, None])
+
+
+def make_problem(name: str, classes: int, batch: int) -> Problem:
+    """Weights whose BatchNorm changes something, as after training; random images."""
+    variables = build(name, classes).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    generator = np.random.RandomState(1)
+
+    def redraw(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return generator.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        if path[-1].key in ("bias", "mean"):
+            return generator.normal(0, 0.1, leaf.shape).astype(np.float32)
+        return np.asarray(leaf)
+
+    variables = jax.tree_util.tree_map_with_path(redraw, variables)
+    images = generator.normal(size=(batch, 32, 32, 3)).astype(np.float32)
+    return Problem(
+        name, classes, variables, images, generator.randint(classes, size=batch)
+    )
+
+
+def difference(ours, theirs) -> float:
+    """The largest, relative to the largest magnitude."""
+    theirs = theirs.detach().numpy()
+    if theirs.ndim > 2:
+        theirs = np.moveaxis(theirs, -3, -1)
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+def compare(problem: Problem) -> dict[str, float]:
+    """The differences of all methods, on the first image and in float64.
+
+    Not in float32: among the millions of activations behind one explanation a few are
+    zero up to rounding. Whichever side of its kink a ReLU then takes, the gradient of
+    the example jumps, by a percent of its largest value: between the two sides as much
+    as between either and the truth.
+
+    Raises:
+      SystemExit: one is above `TOLERANCE`, so that there is nothing to time.
+    """
+    shape = (1, FLAGS.points, *problem.images.shape[1:])
+    exact = Problem(
+        problem.name,
+        problem.classes,
+        jax.tree.map(lambda leaf: leaf.astype(np.float64), problem.variables),
+        problem.images[:1].astype(np.float64),
+        problem.labels[:1],
+        np.random.RandomState(2).normal(0, SIGMA, shape),
+    )
+    theirs, differences = Captum(exact, "nchw"), {}
+    with jax.enable_x64(True):
+        ours = Ours(exact)
+        for method, name in METHODS.items():
+            apart = difference(ours.compile(name)(), getattr(theirs, name)())
+            if not apart <= TOLERANCE:
+                raise SystemExit(
+                    f"{problem.name}, {method}: the sides differ by {apart:.1e} of the "
+                    f"largest value, more than {TOLERANCE:.0e}"
+                )
+            differences[method] = apart
+    return differences
+
+
+def seconds(function: Callable) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def fastest(problem: Problem) -> tuple[Captum, Captum]:
+    """captum's side as set for single gradients, and for many points an image.
+
+    All classes are single gradients, one after the other; SmoothGrad puts the same work
+    through the network as integrated gradients do.
+    """
+    sides = [Captum(problem, "nchw"), Captum(problem, "nhwc")]
+    single = min(
+        sides, key=lambda side: min(seconds(side.gradient) for _ in range(MOST_REPEATS))
+    )
+    taken = {}
+    for at_once in (FLAGS.points, -(-FLAGS.points // 2), -(-FLAGS.points // 5)):
+        for side in sides:
+            side.at_once = at_once
+            taken[side, at_once] = seconds(side.integrated_gradients)
+        # The other format is out of the race.
+        sides = [min(sides, key=lambda side: taken[side, at_once])]
+    many, at_once = min(taken, key=taken.get)
+    many = Captum(problem, many.memory_format)
+    many.at_once = at_once
+    return single, many
+
+
+def measure(name: str, classes: int, batch: int) -> list[dict]:
+    problem = make_problem(name, classes, batch)
+    differences = compare(problem)
+    ours, (single, many) = Ours(problem), fastest(problem)
+    rows = []
+    for method, function in METHODS.items():
+        sampled = function in ("integrated_gradients", "smoothgrad")
+        side = many if sampled else single
+        here, there = ours.compile(function), getattr(side, function)
+        here()  # warm-up; captum's was the trial
+        pairs = []
+        while len(pairs) < FLAGS.repeats or (
+            sum(map(sum, pairs)) < LONG_ENOUGH and len(pairs) < MOST_REPEATS
+        ):
+            pairs.append((seconds(here), seconds(there)))
+        taken, other = (statistics.median(side) for side in zip(*pairs, strict=True))
+        rows.append(
+            {
+                "method": f"{method} {FLAGS.points}" if sampled else method,
+                "model": name,
+                "classes": classes,
+                "batch": batch,
+                "seconds_here": taken,
+                "seconds_there": other,
+                "ratio": other / taken,
+                "largest_difference": differences[method],
+                "repeats": len(pairs),
+                "memory_format_there": side.memory_format,
+                "points_at_once_there": side.at_once if sampled else None,
+            }
+        )
+    return rows
+
+
+def show(rows: list[dict]) -> None:
+    table = Table(title="seconds here and with captum; ratio above 1: faster here")
+    for column in ("model", "classes", "batch", "method", "here", "captum", "ratio"):
+        left = column in ("model", "method")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    table.add_column("difference", justify="right")
+    for row in rows:
+        table.add_row(
+            row["model"],
+            str(row["classes"]),
+            str(row["batch"]),
+            row["method"],
+            f"{row['seconds_here']:.3f}",
+            f"{row['seconds_there']:.3f}",
+            f"{row['ratio']:.2f}x",
+            f"{row['largest_difference']:.0e}",
+        )
+    Console().print(table)
+
+
+def main(_):
+    torch.set_num_threads(os.cpu_count())
+    rows = []
+    for model in FLAGS.models:
+        name, classes, batch = model.split(":")
+        rows += measure(name, int(classes), int(batch))
+    show(rows)
+    if FLAGS.json:
+        result = {
+            "command": "python benchmarks/attribution_speed.py "
+            + " ".join(sys.argv[1:]),
+            "date": datetime.date.today().isoformat(),
+            "device": jax.devices()[0].device_kind,
+            "host_cpus": os.cpu_count(),
+            "jax": jax.__version__,
+            "torch": torch.__version__,
+            "captum": captum.__version__,
+            "rows": rows,
+        }
+        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

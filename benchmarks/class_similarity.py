@@ -1,0 +1,179 @@
+"""Class similarity at constant cost against explaining every class.
+
+    python benchmarks/class_similarity.py --json=FILE
+
+`class_similarity` takes one VJP and its transpose, whatever the number of classes. The
+plain way explains each class (`explain_fn(..., "all")`) and takes inner products with
+the explanation of the label. Both give `dot` similarities of ResNet-20 on 32x32 images,
+float32. FLOPs and temporary memory are the compiler's own analysis; times are medians
+of turns. Where all classes at once need more memory than there is, they are explained
+`class_chunk_size` at once to be timed and compared; where that is no help either, the
+time is null.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from introspect_jax.explain.attribution import explain_fn
+from introspect_jax.explain.similarity import class_similarity
+from introspect_jax.models import build, make_logits_fn
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("classes", ["10", "100", "1000"], "Numbers of classes.")
+flags.DEFINE_integer("batch_size", 2, "Images.")
+flags.DEFINE_integer("repeats", 3, "Timed turns, but one where it takes long.")
+flags.DEFINE_string("json", None, "Where to write the rows.")
+
+SLOW = 10.0  # seconds: a turn that takes more is the only one
+METHODS = {
+    "gradient": {},
+    "smoothgrad": {"num_samples": 8},
+    "integrated_gradients": {"num_steps": 16},
+}
+
+
+class Program:
+    """A compiled function of `(logits_fn, images, labels)` and its costs."""
+
+    def __init__(self, model, arguments, function):
+        def run(variables, images, labels):
+            return function(make_logits_fn(model, variables), images, labels)
+
+        self.run = jax.jit(run).lower(*arguments).compile()
+        self.arguments = arguments
+        self.flops = self.run.cost_analysis()["flops"]
+        self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
+
+    def __call__(self) -> tuple[np.ndarray, float]:
+        """What it gives, and the seconds that took."""
+        began = time.perf_counter()
+        result = jax.block_until_ready(self.run(*self.arguments))
+        return np.asarray(result), time.perf_counter() - began
+
+
+def free_bytes() -> float:
+    """Bytes that a program may use for temporaries."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return 0.9 * stats["bytes_limit"]
+    return 0.6 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def measure(classes: int, method: str) -> dict:
+    model = build("resnet20", classes)
+    generator = np.random.RandomState(0)
+    images = generator.normal(size=(FLAGS.batch_size, 32, 32, 3)).astype(np.float32)
+    labels = generator.randint(classes, size=FLAGS.batch_size)
+    variables = model.init(jax.random.key(0), images)
+    arguments = jax.device_put((variables, images, labels))
+    options = {"method": method, "key": jax.random.key(1), **METHODS[method]}
+
+    def constant_cost(f, x, y):
+        return class_similarity(f, x, y, similarity="dot", **options)
+
+    def all_classes(chunk):
+        def function(f, x, y):
+            maps = explain_fn(f, x, "all", class_chunk_size=chunk, **options)
+            own = maps[jnp.arange(len(maps)), y]
+            return jnp.einsum("bkhwc,bhwc->bk", maps, own)
+
+        return Program(model, arguments, function)
+
+    constant, everything = Program(model, arguments, constant_cost), all_classes(None)
+    runnable, chunk = everything, None
+    for parts in (4, 20):
+        if runnable.temp_bytes < free_bytes():
+            break
+        chunk = -(-classes // parts)
+        runnable = all_classes(chunk)
+    row = {
+        "method": method,
+        "classes": classes,
+        "batch": FLAGS.batch_size,
+        "flops_constant": constant.flops,
+        "flops_all": everything.flops,
+        "flops_ratio": everything.flops / constant.flops,
+        "seconds_constant": None,
+        "seconds_all": None,
+        "temp_bytes_constant": constant.temp_bytes,
+        "temp_bytes_all": everything.temp_bytes,
+        "largest_difference": None,
+        "class_chunk_size": chunk,
+        "repeats": 0,
+    }
+    constant()  # warm-up
+    own, taken = constant()
+    if runnable.temp_bytes < free_bytes():
+        other, taken_all = runnable()
+        pairs = [(taken, taken_all)]
+        if taken_all < SLOW:  # then that was a warm-up
+            pairs = [(constant()[1], runnable()[1]) for _ in range(FLAGS.repeats)]
+        row["seconds_all"] = statistics.median(slow for _, slow in pairs)
+        row["largest_difference"] = float(np.abs(own - other).max() / np.abs(own).max())
+    else:
+        pairs = [(constant()[1], None) for _ in range(FLAGS.repeats)]
+    row["seconds_constant"] = statistics.median(fast for fast, _ in pairs)
+    row["repeats"] = len(pairs)
+    return row
+
+
+def show(rows: list[dict]) -> None:
+    table = Table(
+        title=f"ResNet-20, batch {FLAGS.batch_size}: constant cost, all classes"
+    )
+    for column in ("method", "classes", "GFLOPs", "ratio", "seconds", "MiB"):
+        left = column == "method"
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    table.add_column("difference", justify="right")
+    for row in rows:
+        slow, apart = row["seconds_all"], row["largest_difference"]
+        table.add_row(
+            row["method"],
+            str(row["classes"]),
+            f"{row['flops_constant'] / 1e9:.2f}, {row['flops_all'] / 1e9:,.1f}",
+            f"{row['flops_ratio']:.1f}x",
+            f"{row['seconds_constant']:.3f}, "
+            + ("no room" if slow is None else f"{slow:.2f}"),
+            f"{row['temp_bytes_constant'] / 2**20:.0f}, "
+            f"{row['temp_bytes_all'] / 2**20:,.0f}",
+            "" if apart is None else f"{apart:.0e}",
+        )
+    Console().print(table)
+
+
+def main(_):
+    rows = [
+        measure(int(classes), method) for classes in FLAGS.classes for method in METHODS
+    ]
+    show(rows)
+    if FLAGS.json:
+        result = {
+            "command": "python benchmarks/class_similarity.py "
+            + " ".join(sys.argv[1:]),
+            "date": datetime.date.today().isoformat(),
+            "device": jax.devices()[0].device_kind,
+            "host_cpus": os.cpu_count(),
+            "jax": jax.__version__,
+            "model": "resnet20",
+            "dtype": "float32",
+            "rows": rows,
+        }
+        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

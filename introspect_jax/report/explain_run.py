@@ -1,0 +1,218 @@
+"""The explanations of a trained run: pictures, raw maps and a table of metrics."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from introspect_jax.data.folder import SUFFIXES
+from introspect_jax.data.images import decode
+from introspect_jax.errors import UserError
+from introspect_jax.explain import metrics, render
+from introspect_jax.explain.attribution import explain_fn
+from introspect_jax.explain.similarity import class_similarity
+from introspect_jax.methods.introspective import explanation_options
+from introspect_jax.models import make_logits_fn
+from introspect_jax.report import explained, figures
+from introspect_jax.report.load import Run
+from introspect_jax.train.files import write_json
+
+STRIPS = 4
+STRIP_CLASSES = 23
+
+
+def explain_run(
+    run: Run,
+    config: ConfigDict,
+    output: epath.Path,
+    *,
+    num_examples: int = 16,
+    metric_images: int = 64,
+    images: str | None = None,
+) -> list[dict[str, Any]]:
+    """Writes `explanations.png`, `strip_<i>.png`, `maps.npz` and `metrics.json`.
+
+    Args:
+      run: of `load_run`.
+      config: options of the introspective method: which explanation and similarity.
+      output: folder, made if need be.
+      num_examples: test images in the pictures and the raw maps.
+      metric_images: test images that the metrics are taken over.
+      images: a folder of one's own images in place of the test images; what the
+        network says of them is explained.
+
+    Returns:
+      The rows of the table.
+
+    Raises:
+      UserError: no images, or a folder that cannot be written.
+    """
+    experiment, variables = run.experiment, run.variables
+    if images:
+        pixels = read_folder(images, experiment.dataset.image_shape)
+        labels, metric_pixels = None, pixels[:metric_images]
+        metric_labels = explained.predict(experiment, variables, metric_pixels).argmax(
+            -1
+        )
+    else:
+        pixels, labels = explained.choose(experiment, variables, num_examples)
+        test = experiment.dataset.test
+        order = np.random.RandomState(experiment.config.seed).permutation(len(test))
+        metric_pixels, metric_labels = test.take(np.sort(order[:metric_images]))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "metrics.json").write_text("")
+    except OSError as error:
+        raise UserError(
+            f"--output {str(output)!r} cannot be written: {error}"
+        ) from None
+
+    names = experiment.dataset.class_names
+    found = explained.explain(experiment, variables, pixels, labels, config)
+    grid = figures.explanations(found, names, config, overlay=True)
+    render.save(grid, output / "explanations.png")
+    some = slice(0, min(STRIPS, len(pixels)))
+    all_classes = explained.explain(
+        experiment,
+        variables,
+        pixels[some],
+        None if labels is None else labels[some],
+        config,
+        neighbours=STRIP_CLASSES - 1,
+    )
+    for row in range(len(all_classes.labels)):
+        strip = figures.strip(all_classes, row, names, config)
+        render.save(strip, output / f"strip_{row}.png")
+    with (output / "maps.npz").open("wb") as file:
+        np.savez_compressed(
+            file,
+            pixels=found.pixels,
+            labels=found.labels,
+            labels_are_known=found.known,
+            probabilities=found.probs,
+            similarities=found.similarities,
+            explained_classes=found.classes,
+            maps=found.maps,
+            class_names=np.asarray(names),
+        )
+    rows = measure(run, config, metric_pixels, metric_labels)
+    table = {"explanation": config.explanation, "images": len(metric_pixels)}
+    write_json(output / "metrics.json", table | {"rows": rows})
+    return rows
+
+
+def measure(
+    run: Run, config: ConfigDict, pixels: np.ndarray, labels: np.ndarray
+) -> list[dict[str, Any]]:
+    """Metrics of the explanations of labels: name, mean, 95 % interval, count."""
+    experiment, variables = run.experiment, run.variables
+    logits_fn = make_logits_fn(experiment.model, variables)
+    key = jax.random.key(experiment.config.seed)
+    fresh = jax.jit(experiment.method.init)(jax.random.key(2**31 - 1))
+    random_variables = experiment.method.predict(*fresh)
+
+    def options(x, network=variables):
+        return explanation_options(config, experiment.model, network, x, key)
+
+    def every(x, y):
+        maps = explain_fn(logits_fn, x, y, **options(x))
+        if maps.shape[1:3] != x.shape[1:3]:
+            # Coarser, as Grad-CAM's are: enlarged to rank the pixels by.
+            sized = (len(x), *x.shape[1:3], maps.shape[-1])
+            large = jax.image.resize(maps, sized, "nearest")
+        else:
+            large = maps
+        values = {
+            "deletion": metrics.deletion(logits_fn, x, y, large),
+            "insertion": metrics.insertion(logits_fn, x, y, large),
+            "random-logit similarity": metrics.random_logit_similarity(
+                logits_fn, x, y, key, **options(x)
+            ),
+            "max-sensitivity": metrics.max_sensitivity(
+                logits_fn, x, y, key, **options(x)
+            ),
+        }
+        if config.explanation in ("integrated_gradients", "gradient_x_input"):
+            values["completeness error"] = jnp.abs(
+                metrics.completeness_error(
+                    logits_fn, x, y, maps, baseline=config.baseline
+                )
+            )
+
+        def untrained(network):
+            logits = make_logits_fn(experiment.model, network)
+            wrong = explain_fn(logits, x, y, **options(x, network))
+            flat = (jnp.abs(m).reshape(len(x), -1) for m in (maps, wrong))
+            return metrics.spearman(*flat)
+
+        head_only = {
+            **variables,
+            "params": {
+                **variables["params"],
+                "head": random_variables["params"]["head"],
+            },
+        }
+        values["randomised last layer, rank correlation"] = untrained(head_only)
+        values["randomised network, rank correlation"] = untrained(random_variables)
+        similar = class_similarity(
+            logits_fn,
+            x,
+            y,
+            similarity=config.similarity,
+            norms=config.norms,
+            **options(x),
+        )
+        agreement = metrics.rank_agreement(similar, logits_fn(x), y)
+        values["rank agreement with the logits, examples"] = agreement["example"]
+        values["rank agreement with the logits, classes"] = agreement["class"]
+        return values
+
+    values = jax.device_get(jax.jit(every)(experiment.inputs(pixels), labels))
+    return [
+        {"metric": name} | metrics.mean_interval(column)
+        for name, column in sorted(values.items())
+    ]
+
+
+def read_folder(path: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """All PNG and JPEG images of a folder, as the run's own images are read.
+
+    Raises:
+      UserError: no such folder, no images, or one that cannot be read.
+    """
+    folder = epath.Path(path)
+    if not folder.is_dir():
+        raise UserError(f"--images: no folder {path!r}")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"--images: {path!r} has no PNG or JPEG images")
+    pixels = []
+    for file in files:
+        try:
+            pixels.append(decode(file.read_bytes(), shape[2], shape[0]))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"cannot read the image {str(file)!r} ({error})") from error
+    return np.stack(pixels)
+
+
+def show(rows: list[dict[str, Any]], output: epath.Path) -> None:
+    """Prints the table."""
+    table = Table(title="explanations of the labels")
+    for column in ("metric", "mean", "95 % interval", "count"):
+        left = column == "metric"
+        table.add_column(column, justify="left" if left else "right")
+    for row in rows:
+        interval = f"{row['low']:.3f} .. {row['high']:.3f}"
+        mean, count = f"{row['mean']:.3f}", str(row["count"])
+        table.add_row(row["metric"], mean, interval, count)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        f"{output}: pictures, maps.npz and metrics.json", markup=False, soft_wrap=True
+    )

@@ -1,0 +1,129 @@
+"""Images, what a network says of them, and why: what pictures are made of."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from introspect_jax.explain.attribution import explain_fn
+from introspect_jax.explain.similarity import class_similarity
+from introspect_jax.methods.introspective import explanation_options
+from introspect_jax.models import make_logits_fn
+from introspect_jax.train.experiment import Experiment
+
+NEIGHBOURS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
+    """Explained images.
+
+    Attributes:
+      pixels: uint8 `[images, h, w, c]`, as the network sees them.
+      labels: int `[images]`, whose explanation the others are compared with.
+      known: whether labels are the truth; otherwise they are what the network says.
+      probs: `[images, classes]`.
+      similarities: `[images, classes]`.
+      classes: int `[images, m]`, which are explained: the label, then the most similar.
+      maps: `[images, m, h, w, c]`, their explanations.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    known: bool
+    probs: np.ndarray
+    similarities: np.ndarray
+    classes: np.ndarray
+    maps: np.ndarray
+
+
+def choose(
+    experiment: Experiment, variables: Any, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test images, half of them wrongly classified where there are as many.
+
+    Which ones depends on the seed of the run alone.
+
+    Returns:
+      Pixels uint8 `[count, h, w, c]` and labels `[count]`, the wrong ones first.
+    """
+    generator = np.random.RandomState(experiment.config.seed)
+    test = experiment.dataset.test
+    # Enough to find mistakes of a network that makes few.
+    looked_at = np.sort(generator.permutation(len(test))[: max(240, 4 * count)])
+    pixels, labels = test.take(looked_at)
+    wrong = predict(experiment, variables, pixels).argmax(-1) != labels
+    order = generator.permutation(len(labels))
+    mistakes = order[wrong[order]][: count // 2]
+    rest = order[~wrong[order]][: count - len(mistakes)]
+    chosen = np.concatenate([mistakes, rest]).astype(int)
+    return pixels[chosen], labels[chosen]
+
+
+def predict(experiment: Experiment, variables: Any, pixels: np.ndarray) -> np.ndarray:
+    """Probabilities `[images, classes]`."""
+    logits_fn = make_logits_fn(experiment.model, variables)
+    inputs = experiment.inputs(pixels)
+    return np.asarray(jax.jit(lambda x: jax.nn.softmax(logits_fn(x)))(inputs))
+
+
+def explain(
+    experiment: Experiment,
+    variables: Any,
+    pixels: np.ndarray,
+    labels: np.ndarray | None,
+    config: ConfigDict,
+    *,
+    neighbours: int = NEIGHBOURS,
+) -> Explained:
+    """Explains images by `config`, options of the introspective method.
+
+    Args:
+      experiment: of the run.
+      variables: of the network.
+      pixels: uint8 `[images, h, w, c]`, as read.
+      labels: `[images]`, or None to explain what the network says.
+      config: which explanation and similarity.
+      neighbours: classes beside the label, the most similar first.
+    """
+    logits_fn = make_logits_fn(experiment.model, variables)
+    inputs = experiment.inputs(pixels)
+    probs = predict(experiment, variables, pixels)
+    known = labels is not None
+    if labels is None:
+        labels = probs.argmax(-1)
+
+    def options(x):
+        return explanation_options(
+            config, experiment.model, variables, x, jax.random.key(0)
+        )
+
+    def similar(x, y):
+        return class_similarity(
+            logits_fn,
+            x,
+            y,
+            similarity=config.similarity,
+            norms=config.norms,
+            **options(x),
+        )
+
+    similarities = np.asarray(jax.jit(similar)(inputs, labels))
+    count = similarities.shape[1]
+    others = np.where(np.arange(count) == labels[:, None], -np.inf, similarities)
+    nearest = np.argsort(-others, axis=-1)[:, : min(neighbours, count - 1)]
+    classes = np.concatenate([labels[:, None], nearest], axis=1)
+    maps = jax.jit(lambda x, t: explain_fn(logits_fn, x, t, **options(x)))(
+        inputs, classes
+    )
+    return Explained(
+        pixels=experiment.crop(pixels),
+        labels=np.asarray(labels),
+        known=known,
+        probs=probs,
+        similarities=similarities,
+        classes=classes,
+        maps=np.asarray(maps),
+    )

@@ -1,0 +1,63 @@
+"""Explains a trained run: python launch/explain.py --workdir=RUN --output=DIR"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from absl import flags
+
+from introspect_jax import cli
+from introspect_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_string("output", None, "Folder for pictures, raw maps and metrics.")
+flags.DEFINE_string("method", None, "Explanation; default: that of the run.")
+flags.DEFINE_string("similarity", None, "Similarity; default: that of the run.")
+flags.DEFINE_string("baseline", None, "Baseline; default: that of the run.")
+flags.DEFINE_integer("num_samples", 50, "Samples of the methods that draw.")
+flags.DEFINE_integer("num_steps", 50, "Steps of integrated gradients.")
+flags.DEFINE_integer("chunk_size", 10, "Samples or steps at once; bounds the memory.")
+flags.DEFINE_integer("num_examples", 16, "Test images in the pictures.")
+flags.DEFINE_integer("metric_images", 64, "Test images that metrics are taken over.")
+flags.DEFINE_string("images", None, "Folder of one's own PNG and JPEG images instead.")
+
+
+def main() -> None:
+    for name in ("workdir", "output"):
+        if not FLAGS[name].value:
+            raise UserError(f"--{name} is missing")
+    for name in ("num_examples", "metric_images"):
+        if FLAGS[name].value < 1:
+            raise UserError(f"--{name} must be at least 1, got {FLAGS[name].value}")
+    # Read late: a mistyped flag is answered before JAX is started.
+    from etils import epath
+
+    from introspect_jax.methods import introspective
+    from introspect_jax.report.explain_run import explain_run, show
+    from introspect_jax.report.load import load_run
+
+    run = load_run(FLAGS.workdir)
+    config = run.experiment.config.method.introspective.copy_and_resolve_references()
+    with config.unlocked():
+        config.explanation = FLAGS.method or config.explanation
+        config.similarity = FLAGS.similarity or config.similarity
+        config.baseline = FLAGS.baseline or config.baseline
+        for name in ("num_samples", "num_steps", "chunk_size"):
+            config[name] = FLAGS[name].value
+    introspective.check(config, run.experiment.dataset.num_classes)
+    output = epath.Path(FLAGS.output)
+    rows = explain_run(
+        run,
+        config,
+        output,
+        num_examples=FLAGS.num_examples,
+        metric_images=FLAGS.metric_images,
+        images=FLAGS.images,
+    )
+    show(rows, output)
+
+
+if __name__ == "__main__":
+    cli.run(main)
