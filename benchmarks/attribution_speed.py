@@ -305,14 +305,15 @@ def measure(name: str, classes: int, batch: int) -> list[dict]:
 
 
 def show(rows: list[dict]) -> None:
-    table = Table(title="seconds here and with captum; ratio above 1: faster here")
-    for column in ("model", "classes", "batch", "method", "here", "captum", "ratio"):
-        left = column in ("model", "method")
+    table = Table(title="Seconds; a ratio above 1 says that captum takes longer")
+    for column in ("K", "batch", "method", "here", "captum", "ratio", "differ"):
+        left = column == "method"
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    table.add_column("difference", justify="right")
     for row in rows:
+        if row["method"] == "gradient":
+            table.add_section()
+            table.add_row("", "", f"[bold]{row['model']}[/bold]")
         table.add_row(
-            row["model"],
             str(row["classes"]),
             str(row["batch"]),
             row["method"],

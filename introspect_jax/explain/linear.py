@@ -54,9 +54,7 @@ class LinearExplainer:
             # A product and a sum over n would do, but XLA 0.10.2 compiles those to
             # wrong numbers on CPUs for m > 2.
             gradients = jax.vmap(one)(cotangents)
-            return jnp.einsum(
-                "n...,mn...->m...", multipliers**power, gradients**power
-            )
+            return jnp.einsum("n...,mn...->m...", multipliers**power, gradients**power)
 
         shape = (len(cotangents), *self.like.shape)
         return self._over_points(part, shape, self.like.dtype, cotangents)

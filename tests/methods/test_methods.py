@@ -112,7 +112,7 @@ def test_introspective_reports_its_target(batch):
     [
         ("label_smoothing", {"epsilon": 1.0}, "epsilon must lie in"),
         ("label_smoothing", {"spread": "other"}, "did you mean 'others'"),
-        ("introspective", {"explanation": "grad"}, "did you mean 'gradient'"),
+        ("introspective", {"explanation": "gradien"}, "did you mean 'gradient'"),
         ("introspective", {"similarity": "cos"}, "there are: projection, cosine, dot"),
         ("introspective", {"norms": "none"}, "there are: exact, last_layer"),
         ("introspective", {"support": "rest"}, "there are: others, all"),
