@@ -5,7 +5,7 @@ import pytest
 
 from introspect_jax import explain_fn
 
-METHODS = ["gradient", "gradient_x_input"]  # all of them: test_methods.py
+METHODS = ["gradient", "gradient_x_input"]  # all of them: test_all_methods.py
 
 
 @pytest.mark.usefixtures("x64")

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 from introspect_jax import class_similarity, explain_fn
 from introspect_jax.explain.similarity import SIMILARITIES
 
-METHODS = ["gradient", "gradient_x_input"]  # all of them: test_methods.py
+METHODS = ["gradient", "gradient_x_input"]  # all of them: test_all_methods.py
 
 
 def by_all_explanations(logits_fn, inputs, labels, method, similarity, center):
