@@ -97,17 +97,25 @@ def make(config: ConfigDict, context: Context) -> Method:
     return Method(init_network(context), loss, predict_network, context.model)
 
 
-def _check(config: ConfigDict, num_classes: int) -> None:
+def check_explanation(config: ConfigDict) -> None:
+    """Raises a UserError for an explanation or similarity that cannot be."""
     for name, options in (
         ("explanation", LINEAR_METHODS),
         ("similarity", SIMILARITIES),
         ("norms", NORMS),
-        ("support", SUPPORTS),
     ):
         if config[name] not in options:
             raise UserError(
                 unknown(f"method.introspective.{name}", config[name], options)
             )
+
+
+def _check(config: ConfigDict, num_classes: int) -> None:
+    check_explanation(config)
+    if config.support not in SUPPORTS:
+        raise UserError(
+            unknown("method.introspective.support", config.support, SUPPORTS)
+        )
     for name in ("temperature", "student_temperature"):
         if not config[name] > 0:
             raise UserError(

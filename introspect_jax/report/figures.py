@@ -126,7 +126,7 @@ def explanations(experiment: Experiment, variables: Any):
         )
     )
 
-    names = experiment.dataset.class_names
+    names = tuple(render.plain(n) for n in experiment.dataset.class_names)
     rows, columns = len(chosen), 1 + targets.shape[1]
     figure, axes = render.new_figure(rows, columns, (2.1 * columns, 2.25 * rows))
     shown = center_crop(pixels, experiment.size)
