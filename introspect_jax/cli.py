@@ -72,7 +72,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         known = [f"--{name}" for name in flags.FLAGS]
         guess = nearest(f"--{error.flagname}", known)
         _fail(f"unknown flag --{error.flagname}{guess}")
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a config file is a program and may raise anything
         _fail(_explain(argv, error))
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
@@ -121,10 +121,11 @@ def _configs() -> list[str]:
 def _one_line(error: Exception) -> str:
     """The message; of a stack trace inside of it, its last line and last place."""
     text = str(error).strip()
-    if "Traceback" not in text:
-        return text.splitlines()[0] if text else type(error).__name__
-    place = re.findall(r'File "([^"]+)", line (\d+)', text)[-1]
-    return f"{text.splitlines()[-1]} ({place[0]}, line {place[1]})"
+    if "Traceback" in text:
+        place = re.findall(r'File "([^"]+)", line (\d+)', text)[-1]
+        return f"{text.splitlines()[-1]} ({place[0]}, line {place[1]})"
+    line = text.splitlines()[0] if text else "no message"
+    return line if isinstance(error, flags.Error) else f"{type(error).__name__}: {line}"
 
 
 def _fail(message: str) -> NoReturn:

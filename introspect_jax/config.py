@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax import methods, models
 from introspect_jax.errors import UserError
+from introspect_jax.methods import introspective
 from introspect_jax.train import optimizer
 
 
@@ -80,7 +81,13 @@ def validate(config: ConfigDict) -> None:
     for field in ("average_decay", "data.validation_fraction"):
         if not 0 <= _get(config, field) < 1:
             raise UserError(f"{field} must lie in [0, 1), got {_get(config, field)}")
+    for field in ("data.mean", "data.std", "optimizer.milestones"):
+        value = _get(config, field)
+        if not value or not all(isinstance(v, int | float) for v in value):
+            raise UserError(f"{field} must be numbers, such as (0.5,); got {value!r}")
     methods.check_name(config.method.name)
+    # The pictures of every run explain by these options, whatever its method.
+    introspective.check_explanation(config.method.introspective)
     models.build(config.model.name, 2, stem=config.model.stem, dtype=config.model.dtype)
     optimizer.check(config.optimizer)
 

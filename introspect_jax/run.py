@@ -7,6 +7,7 @@ import platform
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -42,9 +43,13 @@ def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any
     workdir = open_workdir(path or default_workdir(name, config), config)
     finished = workdir / "summary.json"
     if finished.exists():
-        summary = json.loads(finished.read_text())
-        _show(summary, workdir, "finished before; remove the folder to run it again")
-        return summary
+        try:
+            summary = json.loads(finished.read_text())
+            remark = "finished before; remove the folder to run it again"
+            _show(summary, workdir, remark)
+            return summary
+        except (ValueError, KeyError, TypeError) as error:
+            logging.warning("%s is damaged (%s); written anew", finished, error)
     experiment = build(config, sources.load(config.data))
     write_config(workdir, config)
     with Reporter(

@@ -38,12 +38,14 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
         if not stored.exists():
             return workdir
         before = json.loads(stored.read_text())
+        if not isinstance(before, dict):
+            raise ValueError("not an object")
     except OSError as error:
         raise UserError(
             f"work folder {path!r} cannot be written: {error}; choose another with "
             "--workdir"
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(
             f"{str(stored)!r} is damaged ({error}); choose another --workdir, or "
             "restore that file"

@@ -41,7 +41,11 @@ def load(config) -> Dataset:
     labels: list[int] = []
     for label, folder in enumerate(folders):
         found = sorted(
-            (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES),
+            (
+                p
+                for p in folder.iterdir()
+                if p.suffix.lower() in SUFFIXES and p.is_file()
+            ),
             key=lambda p: p.name,
         )
         if not found:

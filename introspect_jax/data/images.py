@@ -19,6 +19,8 @@ def decode(encoded: bytes, channels: int, size: int = 0) -> np.ndarray:
     """
     with Image.open(io.BytesIO(encoded)) as image:
         upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits, which `convert` would cut off
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         converted = upright.convert("RGB" if channels == 3 else "L")
     if size:
         converted = fit(converted, size)

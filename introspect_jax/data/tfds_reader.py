@@ -90,8 +90,17 @@ def _builder(config):
             "(tensorflow.org/datasets/catalog), and those prepared under "
             f"{str(where)!r}: {_prepared(where)}"
         ) from error
+    except Exception as error:  # a version or variant that is not there, and more
+        raise UserError(
+            f"data set {config.name!r} cannot be opened ({_first_line(error)}); names "
+            "are NAME, NAME/VARIANT or NAME/VARIANT:VERSION of TFDS"
+        ) from error
     finally:
         logging.set_verbosity(level)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def _prepared(where) -> str:
@@ -126,7 +135,7 @@ def _prepare(builder, config) -> None:
             how = f"it may be that TensorFlow is missing; {how}"
         raise UserError(
             f"preparing data set {config.name!r} in {where!r} failed "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); {how}"
+            f"({_first_line(error)}); {how}"
         ) from error
 
 
@@ -165,6 +174,11 @@ def _source(builder, split, image_key, label_key, shape, resized_to) -> Source:
             f"data set {builder.info.name!r} in {str(builder.data_path)!r} was "
             "prepared in a format that cannot be read by number; prepare it again "
             "with download_and_prepare(file_format='array_record')"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"data set {builder.info.name!r}: the split {split!r} cannot be read "
+            f"({_first_line(error)})"
         ) from error
     num_classes = builder.info.features[label_key].num_classes
     read = functools.partial(

@@ -37,6 +37,11 @@ def signed_limit(maps: np.ndarray, percentile: float = 99.5) -> float:
     return limit if limit > 0 else 1.0
 
 
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: a dollar begins a formula."""
+    return text.replace("$", r"\$")
+
+
 def draw_image(axes: "Axes", image: np.ndarray) -> None:
     """An image uint8 `[h, w, 1 or 3]`."""
     axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray")
@@ -95,6 +100,7 @@ def draw_matrix(
     Returns what a colour bar is made of.
     """
     classes = len(names)
+    names = tuple(plain(name) for name in names)
     drawn = axes.imshow(matrix, cmap=SIGNED_COLORS, vmin=-limit, vmax=limit)
     axes.set_title(title, fontsize=11)
     if classes > MOST_NAMES:

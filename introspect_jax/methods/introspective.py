@@ -146,13 +146,13 @@ def explanation_options(
     return options
 
 
-def check(config: ConfigDict, num_classes: int) -> None:
+def check_explanation(config: ConfigDict) -> None:
+    """Raises a UserError for an explanation or similarity that cannot be."""
     for name, options in (
         ("explanation", METHODS),
         ("rule", RULES),
         ("baseline", baselines.NAMES),
         ("similarity", SIMILARITIES),
-        ("support", SUPPORTS),
     ):
         if config[name] not in options:
             raise UserError(
@@ -173,6 +173,14 @@ def check(config: ConfigDict, num_classes: int) -> None:
                 f"method.introspective.{name} must be at least {low}, got "
                 f"{config[name]}"
             )
+
+
+def check(config: ConfigDict, num_classes: int) -> None:
+    check_explanation(config)
+    if config.support not in SUPPORTS:
+        raise UserError(
+            unknown("method.introspective.support", config.support, SUPPORTS)
+        )
     for name in ("temperature", "student_temperature"):
         if not config[name] > 0:
             raise UserError(

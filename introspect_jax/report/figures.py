@@ -105,6 +105,7 @@ def explanations(
       config: what `found` was explained by.
       overlay: shows the explanation of the label over the image too.
     """
+    names = tuple(render.plain(name) for name in names)
     first = 2 if overlay else 1
     rows, columns = len(found.labels), first + found.classes.shape[1]
     figure, axes = render.new_figure(rows, columns, (2.1 * columns, 2.3 * rows))

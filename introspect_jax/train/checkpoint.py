@@ -1,8 +1,9 @@
 """Checkpoints that are known to be whole: Orbax, and a SHA-256 beside each."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,11 +31,11 @@ class Checkpoints:
         self._root = workdir / "checkpoints"
         self._damaged = workdir / "damaged"
         self._policy = _NewestAndBest(kept)
-        self._manager = ocp.CheckpointManager(
-            self._root,
-            options=ocp.CheckpointManagerOptions(preservation_policy=self._policy),
-            item_names=("state", "meta"),
-        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=self._policy)
+        with self._writing():
+            self._manager = ocp.CheckpointManager(
+                self._root, options=options, item_names=("state", "meta")
+            )
         for step in self._manager.all_steps():
             try:
                 self._policy.add(step, self._read_meta(step))
@@ -53,13 +54,14 @@ class Checkpoints:
         meta = meta | {"state_sha256": state_sha256(state)}
         step = int(state.step)
         self._policy.add(step, meta)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                meta=ocp.args.JsonSave({"meta": meta, "sha256": _digest(meta)}),
-            ),
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    meta=ocp.args.JsonSave({"meta": meta, "sha256": _digest(meta)}),
+                ),
+            )
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Meta] | None:
         """The newest intact state and its meta, or None if there is no checkpoint.
@@ -137,8 +139,25 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def wait(self) -> None:
-        """Returns when everything is written."""
-        self._manager.wait_until_finished()
+        """Returns when everything is written.
+
+        Raises:
+          UserError: it could not be (a full disk); so does the next `save`.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax, TensorStore and file systems each have many
+            line = (str(error).splitlines() or [""])[0][:200]
+            raise UserError(
+                f"checkpoints cannot be written to {str(self._root)!r} "
+                f"({type(error).__name__}: {line}); what was saved is kept: make "
+                "room, then run the same command"
+            ) from error
 
     def close(self) -> None:
         """Waits and frees the threads."""

@@ -19,12 +19,15 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 
 def read_lines(path: epath.Path) -> list[dict]:
-    """The records of a `.jsonl` file; a last line that was cut off is left out."""
+    """The records of a `.jsonl` file; what is damaged ends it."""
     records = []
     if path.exists():
         for line in path.read_text().splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError:
                 break
+            if not isinstance(record, dict) or "step" not in record:
+                break
+            records.append(record)
     return records

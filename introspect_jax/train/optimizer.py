@@ -46,6 +46,10 @@ def check(config: ConfigDict) -> None:
             raise UserError(
                 f"optimizer.{field} must not be negative, got {config[field]}"
             )
+    if not config.decay_factor > 0:
+        raise UserError(
+            f"optimizer.decay_factor must be above 0, got {config.decay_factor}"
+        )
     for field in ("momentum", "b2"):
         if not 0 <= config[field] < 1:
             raise UserError(
