@@ -28,6 +28,7 @@ setuptools.setup(
     extras_require={
         # Only to prepare data sets that are not prepared yet; never at run time.
         "prepare": ["tensorflow"],
+        "gcs": ["gcsfs"],  # gs:// folders
         # Frameworks that only examples/ use.
         "examples": ["dm-haiku", "equinox"],
         "test": ["mypy>=1.11", "pytest>=8", "ruff>=0.6"],

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 
 from ml_collections import ConfigDict
 
@@ -59,6 +60,12 @@ def default_config() -> ConfigDict:
 
 def validate(config: ConfigDict) -> None:
     """Raises a UserError for values that cannot be, before anything is read."""
+    missing = fields(default_config()).keys() - fields(config).keys()
+    if missing:
+        raise UserError(
+            f"the config has no field {min(missing)!r}; start from "
+            "introspect_jax.config.default_config(), as configs/*.py do"
+        )
     for field, low in (
         ("total_steps", 1),
         ("batch_size", 1),
@@ -81,10 +88,13 @@ def validate(config: ConfigDict) -> None:
     for field in ("average_decay", "data.validation_fraction"):
         if not 0 <= _get(config, field) < 1:
             raise UserError(f"{field} must lie in [0, 1), got {_get(config, field)}")
-    for field in ("data.mean", "data.std", "optimizer.milestones"):
-        value = _get(config, field)
-        if not value or not all(isinstance(v, int | float) for v in value):
+    for field, value in fields(config).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        kinds = (int, float) if isinstance(value, tuple) else (int, float, bool, str)
+        if not numbers or not all(isinstance(n, kinds) for n in numbers):
             raise UserError(f"{field} must be numbers, such as (0.5,); got {value!r}")
+        if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
+            raise UserError(f"{field} must be finite, got {value!r}")
     methods.check_name(config.method.name)
     # The pictures of every run explain by these options, whatever its method.
     introspective.check_explanation(config.method.introspective)

@@ -59,7 +59,7 @@ def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any
     last = deployed_variables(experiment.method, result.last)
     best = deployed_variables(experiment.method, result.best)
     # The test split is read here, once, after every choice has been made.
-    test = experiment.dataset.test.loaded()
+    test = experiment.dataset.test
     scores = {"last": experiment.evaluate(last, test)}
     scores["best"] = (
         scores["last"]
@@ -93,8 +93,11 @@ def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any
             "host_cpus": os.cpu_count(),
         },
     }
-    figures.draw_all(experiment, last, workdir)
-    write_json(finished, summary)  # last: it says that all the rest is there
+    write_json(finished, summary)
+    try:
+        figures.draw_all(experiment, last, workdir)
+    except Exception as error:  # no picture is worth the result of a run
+        logging.exception("a picture could not be drawn: %s", error)
     _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
     return summary
 

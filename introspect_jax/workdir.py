@@ -40,6 +40,11 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
         before = json.loads(stored.read_text())
         if not isinstance(before, dict):
             raise ValueError("not an object")
+    except ImportError as error:
+        raise UserError(
+            f"work folder {path!r} needs a package ({error}); for gs:// folders: "
+            'pip install -e ".[gcs]"'
+        ) from error
     except OSError as error:
         raise UserError(
             f"work folder {path!r} cannot be written: {error}; choose another with "

@@ -67,7 +67,7 @@ def augment(
         return image
 
     images = jax.vmap(one)(images, keys)
-    # Below any index, so that no example shares this key.
+    # Beyond any index, so that no example shares this key.
     pair_key = jax.random.fold_in(key, 2**31 - 1)
     choice_key, lam_key, box_key = jax.random.split(pair_key, 3)
     if config.mixup and config.cutmix:

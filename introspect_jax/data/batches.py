@@ -64,7 +64,7 @@ def stream(
     batches = grain.MapDataset.range(start, stop).map(
         lambda number: source.take(positions(int(number)))
     )
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     yield from batches.to_iter_dataset(options)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from introspect_jax.data.sources import Dataset, array_source, cut
+from introspect_jax.errors import UserError
 
 TEST_FRACTION = 0.2
 
@@ -11,6 +12,11 @@ def load(config) -> Dataset:
     """20 % test, stratified; validation is cut from the rest, stratified too."""
     from sklearn.datasets import load_digits
 
+    if config.load_size not in (0, 8):
+        raise UserError(
+            f"the digits are 8x8 pixels and are not resized; got data.load_size="
+            f"{config.load_size}"
+        )
     raw = load_digits()
     images = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
     everything = array_source(images, raw.target)

@@ -4,7 +4,6 @@ import functools
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from introspect_jax.data.images import decode
 from introspect_jax.data.sources import Dataset, Source, cut
@@ -81,7 +80,7 @@ def _read(paths, labels, size, numbers):
 def _open(path: epath.Path, size: int) -> np.ndarray:
     try:
         return decode(path.read_bytes(), 3, size)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except OSError as error:
         raise UserError(
             f"cannot read the image {str(path)!r} ({error}); repair or remove it"
         ) from error

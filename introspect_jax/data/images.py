@@ -15,13 +15,16 @@ def decode(encoded: bytes, channels: int, size: int = 0) -> np.ndarray:
       size: 0 keeps the image's own, otherwise see `fit`.
 
     Raises:
-      OSError, SyntaxError, Image.DecompressionBombError: not an image, or damaged.
+      OSError: not an image, damaged, or unreasonably large.
     """
-    with Image.open(io.BytesIO(encoded)) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits, which `convert` would cut off
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        converted = upright.convert("RGB" if channels == 3 else "L")
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            upright = ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise OSError(str(error)) from error
+    if upright.mode.startswith("I"):  # 16 bits, which `convert` would cut off
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    converted = upright.convert("RGB" if channels == 3 else "L")
     if size:
         converted = fit(converted, size)
     array = np.asarray(converted, np.uint8)

@@ -4,6 +4,7 @@ Whatever it is, a source ends as uint8 images of one shape that are read by numb
 """
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 
@@ -40,6 +41,12 @@ class Source:
     def subset(self, positions: np.ndarray) -> "Source":
         """The source that has only these positions, in their order."""
         return dataclasses.replace(self, numbers=self.numbers[positions])
+
+    def loaded_once(self) -> "Source":
+        """The same images, held in memory from the first reading on."""
+        held = functools.cache(self.loaded)
+        positions = np.arange(len(self))
+        return Source(lambda numbers: held().take(numbers), positions, in_memory=True)
 
     def loaded(self) -> "Source":
         """The same images, held in memory."""

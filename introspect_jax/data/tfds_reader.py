@@ -193,7 +193,7 @@ def _read(records, image_key, label_key, shape, resized_to, num_classes, numbers
     for i, (number, record) in enumerate(zip(numbers, found, strict=True)):
         try:
             images[i] = decode(record[image_key], shape[2], resized_to)
-        except (OSError, SyntaxError) as error:
+        except OSError as error:
             raise UserError(
                 f"image {number} of the data set cannot be read ({error}); prepare "
                 "the data set again"

@@ -172,5 +172,8 @@ def _compare(
     else:
         assert squares is not None
         comparable = comparable & (squares > smallest)
-        scale = jnp.sqrt(jnp.where(comparable, squares * own, 1.0))
+        # Root by root: the product would leave the range of float32.
+        scale = jnp.sqrt(jnp.where(comparable, squares, 1.0)) * jnp.sqrt(
+            jnp.where(comparable, own, 1.0)
+        )
     return jnp.where(comparable, inner / jnp.where(comparable, scale, 1.0), 0.0)

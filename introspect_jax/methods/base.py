@@ -44,7 +44,11 @@ class Context:
       image_shape: `(h, w, c)` that it sees.
       total_steps: of the run.
       steps_per_epoch: batches in an epoch.
+      seed: of the run, for samplers.
+      batch_size: examples in a batch.
+      num_examples: in the training split.
       train_labels: int `[examples]` of the training split, or None where it streams.
+      order: step -> positions `[batch]`, the shuffled order that a sampler replaces.
     """
 
     model: nn.Module
@@ -52,7 +56,11 @@ class Context:
     image_shape: tuple[int, int, int]
     total_steps: int
     steps_per_epoch: int
+    seed: int = 0
+    batch_size: int = 1
+    num_examples: int = 1
     train_labels: np.ndarray | None = None
+    order: Callable[[int], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +71,12 @@ class Method:
       init: key -> `(params, model_state, method_state)`: what is trained, the batch
         statistics, and whatever else the method carries.
       loss: `(params, model_state, method_state, batch, step, key) ->
-        (loss, (model_state, method_state, metrics))`, loss and metrics scalars.
+        (loss, (model_state, method_state, metrics))`, loss and metrics scalars, among
+        them `accuracy`.
       predict: `(params, model_state, method_state) -> variables` of `model` as it is
         evaluated and deployed.
-      model: the network that `predict` gives the variables of.
+      model: the network that `predict` gives the variables of; its last layer is
+        called `head`, whose weight rows the pictures show.
       sampler: `step -> positions [batch]` in the training split, in place of the
         shuffled order.
     """

@@ -32,8 +32,9 @@ SOURCE = "idea of Gu, Wu and Tresp, ACCV 2020 (arXiv 2009.09140)"
 def default_config() -> ConfigDict:
     """The options of `introspect` and `loss_fn`, and the ramp-up.
 
-    `weight` grows linearly from 0 over the first `ramp_up` of all steps, since the
-    explanations of an untrained network say nothing. Samples and steps are far fewer
+    `weight` grows linearly from 0 over the first `ramp_up` of all steps (at the least
+    it is 0 at the first), since the explanations of an untrained network say nothing.
+    Samples and steps are far fewer
     than for a single explanation: each costs as much as a step of training does.
     """
     return ConfigDict(

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -196,7 +195,7 @@ def read_folder(path: str, shape: tuple[int, int, int]) -> np.ndarray:
     for file in files:
         try:
             pixels.append(decode(file.read_bytes(), shape[2], shape[0]))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except OSError as error:
             raise UserError(f"cannot read the image {str(file)!r} ({error})") from error
     return np.stack(pixels)
 

@@ -181,6 +181,8 @@ def class_similarities(experiment: Experiment, variables: Any):
     explanations say beyond it is what explaining adds.
     """
     config = experiment.config.method.introspective
+    # Dot products have no scale that a cosine could be shown beside.
+    kind = "projection" if config.similarity == "dot" else config.similarity
     logits_fn = make_logits_fn(experiment.model, variables)
 
     @jax.jit
@@ -192,7 +194,7 @@ def class_similarities(experiment: Experiment, variables: Any):
             logits_fn,
             x,
             y,
-            similarity=config.similarity,
+            similarity=kind,
             norms=config.norms,
             **options,
         )
@@ -203,7 +205,8 @@ def class_similarities(experiment: Experiment, variables: Any):
     wanted = np.random.RandomState(0).permutation(len(test))[:MATRIX_IMAGES]
     subset = test.subset(np.sort(wanted))
     for pixels, labels, valid in padded_batches(
-        subset, experiment.config.eval_batch_size
+        subset,
+        experiment.config.batch_size,  # training fitted into memory with it
     ):
         inputs = jax.device_put(experiment.inputs(pixels), split(experiment.mesh))
         found = np.asarray(compute(inputs, labels), np.float64)
@@ -225,7 +228,7 @@ def class_similarities(experiment: Experiment, variables: Any):
             axes[0][0],
             means,
             f"explanations: {config.explanation.replace('_', ' ')}, "
-            f"{config.similarity}, mean over {len(subset):,} test images",
+            f"{kind}, mean over {len(subset):,} test images",
         ),
         (axes[0][1], rows, "classifier's weight rows, cosine"),
     ):

@@ -1,6 +1,7 @@
 """Checkpoints that are known to be whole: Orbax, and a SHA-256 beside each."""
 
 import contextlib
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from introspect_jax.errors import UserError
 from introspect_jax.train.state import TrainState, state_sha256
 
 Meta = dict[str, Any]
+# Of the machine, not of the file.
+_NOT_DAMAGE = (errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOSPC)
 
 
 class Checkpoints:
@@ -33,6 +36,7 @@ class Checkpoints:
         self._policy = _NewestAndBest(kept)
         options = ocp.CheckpointManagerOptions(preservation_policy=self._policy)
         with self._writing():
+            self._root.mkdir(parents=True, exist_ok=True)  # Orbax waits for minutes
             self._manager = ocp.CheckpointManager(
                 self._root, options=options, item_names=("state", "meta")
             )
@@ -86,7 +90,14 @@ class Checkpoints:
         for step in steps:
             try:
                 return self._restore(step, like)
+            except MemoryError:
+                raise
             except Exception as error:  # a damaged file fails in any way it likes
+                if isinstance(error, OSError) and error.errno in _NOT_DAMAGE:
+                    raise UserError(
+                        f"the checkpoint of step {step} cannot be read ({error}); "
+                        "nothing was changed: run the same command again when it can"
+                    ) from error
                 lines = str(error).splitlines() or [""]
                 problem = f"{type(error).__name__}: {lines[0][:200]}"
                 problems.append(f"step {step} ({problem})")

@@ -184,6 +184,8 @@ def build(config: ConfigDict, dataset: Dataset, devices=None) -> Experiment:
             dataset,
             train=dataset.train.loaded(),
             validation=dataset.validation.loaded(),
+            # Not read before it is first asked for, which is at the end.
+            test=dataset.test.loaded_once(),
         )
     order = Order(config.seed, examples, config.batch_size)
     model = models.build(
@@ -200,6 +202,11 @@ def build(config: ConfigDict, dataset: Dataset, devices=None) -> Experiment:
             image_shape=(*size, dataset.image_shape[2]),
             total_steps=config.total_steps,
             steps_per_epoch=order.steps_per_epoch,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            num_examples=examples,
+            train_labels=_labels(dataset.train),
+            order=order,
         ),
     )
     schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
@@ -224,6 +231,11 @@ def build(config: ConfigDict, dataset: Dataset, devices=None) -> Experiment:
         positions=method.sampler or order,
         steps_per_epoch=order.steps_per_epoch,
     )
+
+
+def _labels(source: Source) -> np.ndarray | None:
+    """All labels, where reading them costs nothing."""
+    return source.take(np.arange(len(source)))[1] if source.in_memory else None
 
 
 def _megabytes(dataset: Dataset) -> float:

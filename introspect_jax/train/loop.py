@@ -1,4 +1,4 @@
-"""The training loop; its order never changes: evaluate, save, fetch, step, log."""
+"""The training loop; its order never changes: log, evaluate, save, fetch, step."""
 
 import contextlib
 import dataclasses
@@ -94,6 +94,13 @@ def _run_steps(
     start, before, began = int(state.step), meta["seconds"], time.monotonic()
     batches = experiment.batches(start)
     pending: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def log(step: int) -> None:
+        if pending:
+            means = _fetch(pending, checkpoints)
+            speed = reporter.log(step, means)
+            metrics.write(step, "train", means | {"images_per_second": speed})
+
     reporter.start(start)
     for step in range(start, config.total_steps + 1):
         done = step == config.total_steps
@@ -101,9 +108,9 @@ def _run_steps(
         saving = evaluating or step % config.checkpoint_steps == 0
         if step > start and saving:
             paused = reporter.pause()
-            # Nothing that is not finite is ever saved. The next means start from here,
-            # as they do for a run that continues from here.
-            _fetch(pending, checkpoints)
+            # Nothing that is not finite is ever saved. What was not logged yet is
+            # logged now: a run that continues from here knows no earlier steps.
+            log(step)
             validation = None
             if evaluating and len(validation_split):
                 variables = deployed_variables(experiment.method, state)
@@ -124,9 +131,7 @@ def _run_steps(
         pending.append((step + 1, values))
         reporter.advance(step + 1)
         if (step + 1) % config.log_steps == 0:
-            means = _fetch(pending, checkpoints)
-            speed = reporter.log(step + 1, means)
-            metrics.write(step + 1, "train", means | {"images_per_second": speed})
+            log(step + 1)
     return state, meta
 
 
@@ -139,7 +144,7 @@ def _fetch(pending: list, checkpoints: Checkpoints) -> dict[str, float]:
     fetched = jax.device_get(pending)
     pending.clear()
     for step, values in fetched:
-        for name in ("loss", "gradient_norm"):
+        for name in ("loss", "gradient_norm", "state_norm"):
             if not math.isfinite(values[name]):
                 checkpoints.wait()
                 good = checkpoints.newest_step()

@@ -70,20 +70,20 @@ def check(config: ConfigDict) -> None:
 def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
     """Step -> learning rate, with a linear warm-up where one is asked for.
 
-    `one_cycle` brings its own warm-up (Smith and Topin 2018, cosine form).
+    `one_cycle` brings its own in place of it (Smith and Topin 2018, cosine form).
     """
     rate, warmup = config.learning_rate, round(config.warmup * total_steps)
+    if config.schedule == "one_cycle":
+        return optax.cosine_onecycle_schedule(total_steps, rate, pct_start=config.peak)
     steps = max(total_steps - warmup, 1)
     if config.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(rate, steps)
     elif config.schedule == "step":
-        boundaries = {
-            round(share * total_steps) - warmup: config.decay_factor
-            for share in config.milestones
-        }
+        boundaries: dict[int, float] = {}
+        for share in config.milestones:
+            step = round(share * total_steps) - warmup
+            boundaries[step] = boundaries.get(step, 1.0) * config.decay_factor
         schedule = optax.piecewise_constant_schedule(rate, boundaries)
-    elif config.schedule == "one_cycle":
-        schedule = optax.cosine_onecycle_schedule(steps, rate, pct_start=config.peak)
     else:
         schedule = optax.constant_schedule(rate)
     if not warmup:

@@ -83,6 +83,7 @@ def make_train_step(
         metrics = metrics | {
             "loss": loss,
             "gradient_norm": optax.tree.norm(gradients),
+            "state_norm": optax.tree.norm((params, model_state)),
             "learning_rate": schedule(state.step),
         }
         new_state = TrainState(

@@ -167,27 +167,16 @@ def test_a_class_without_explanation_has_no_cosine():
     assert np.isfinite(found).all()
 
 
-def test_the_scale_of_the_network_does_not_matter(smooth_net):
+@pytest.mark.parametrize("similarity", ["projection", "cosine"])
+def test_the_scale_of_the_network_does_not_matter(smooth_net, similarity):
     logits_fn, inputs, labels, _ = smooth_net
-    wanted = class_similarity(logits_fn, inputs, labels)
-    for scale in (2.0**-20, 2.0**20):
-        found = class_similarity(lambda x, s=scale: s * logits_fn(x), inputs, labels)
-        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
-
-
-def test_bfloat16_network(smooth_net):
-    logits_fn, inputs, labels, _ = smooth_net
-
-    def low(x):
-        return logits_fn(x.astype(jnp.bfloat16).astype(jnp.float32)).astype(
-            jnp.bfloat16
-        )
-
-    found = class_similarity(low, inputs, labels)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(
-        found, class_similarity(logits_fn, inputs, labels), atol=5e-2
+    compute = functools.partial(
+        class_similarity, inputs=inputs, labels=labels, similarity=similarity
     )
+    wanted = compute(logits_fn)
+    for scale in (2.0**-40, 2.0**-20, 2.0**20, 2.0**40):
+        found = compute(lambda x, s=scale: s * logits_fn(x))
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,49 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path, monkey
     assert whole_run.run("digits", digits_config.lock(), str(tmp_path))
 
 
+def test_parameters_that_overflow_are_not_saved(digits_config, tmp_path):
+    """The loss of the step is finite; what the update made of the weights is not."""
+    digits_config.optimizer.learning_rate = 1e39
+    digits_config.eval_steps = 1
+    with pytest.raises(UserError, match=r"at step 1 is .*there is no checkpoint yet"):
+        whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_damaged_summary_is_written_anew(finished, digits_config, tmp_path):
+    folder = unfinished(finished, tmp_path / "run")
+    (folder / "summary.json").write_text('{"name": ')
+    found = whole_run.run("digits", digits_config.lock(), str(folder))
+    wanted = json.loads((finished / "summary.json").read_text())
+    assert found["state_sha256"] == wanted["state_sha256"]
+
+
+def test_a_picture_that_fails_costs_no_result(digits_config, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("no paint")
+
+    monkeypatch.setattr(whole_run.figures, "draw_all", broken)
+    digits_config.total_steps = 2
+    assert whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    assert (tmp_path / "summary.json").exists()
+
+
+def test_a_disk_that_fails_is_not_a_damaged_checkpoint(
+    finished, digits_config, tmp_path, monkeypatch
+):
+    folder = unfinished(finished, tmp_path / "run")
+
+    def failing(self, step, like):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_restore", failing)
+        with pytest.raises(UserError, match="nothing was changed"):
+            whole_run.run("digits", digits_config.lock(), str(folder))
+    assert not (folder / "damaged").exists()
+    assert whole_run.run("digits", digits_config.lock(), str(folder))
+
+
 def unfinished(finished, target):
     """The finished run as if it had been stopped after step 12 was saved."""
     shutil.copytree(finished, target)
