@@ -35,7 +35,10 @@ def explain_run(
     metric_images: int = 64,
     images: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Writes `explanations.png`, `strip_<i>.png`, `maps.npz` and `metrics.json`.
+    """Writes pictures, `maps.npz` and `metrics.json`.
+
+    The pictures: `explanations.png`, a grid; `strip_<i>.png`, all classes of one image;
+    `class_similarity.png`, the matrix over test images.
 
     Args:
       run: of `load_run`.
@@ -88,6 +91,8 @@ def explain_run(
     for row in range(len(all_classes.labels)):
         strip = figures.strip(all_classes, row, names, config)
         render.save(strip, output / f"strip_{row}.png")
+    matrix = figures.class_similarities(experiment, variables, config)
+    render.save(matrix, output / "class_similarity.png")
     with (output / "maps.npz").open("wb") as file:
         np.savez_compressed(
             file,

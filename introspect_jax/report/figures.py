@@ -31,7 +31,7 @@ def draw_all(experiment: Experiment, variables: Any, workdir: epath.Path) -> Non
     for name, figure in (
         ("curves.png", curves(read_lines(workdir / "metrics.jsonl"))),
         ("explanations.png", explanations(found, names, config)),
-        ("class_similarity.png", class_similarities(experiment, variables)),
+        ("class_similarity.png", class_similarities(experiment, variables, config)),
     ):
         render.save(figure, workdir / name)
 
@@ -174,13 +174,17 @@ def _caption(config: ConfigDict) -> str:
     )
 
 
-def class_similarities(experiment: Experiment, variables: Any):
+def class_similarities(experiment: Experiment, variables: Any, config: ConfigDict):
     """Mean similarity of every class to every label, beside the last layer's own.
 
     The cosine between the classifier's weight rows knows no image: what the
     explanations say beyond it is what explaining adds.
+
+    Args:
+      experiment: of the run.
+      variables: of the network.
+      config: which explanation and similarity.
     """
-    config = experiment.config.method.introspective
     # Dot products have no scale that a cosine could be shown beside.
     kind = "projection" if config.similarity == "dot" else config.similarity
     logits_fn = make_logits_fn(experiment.model, variables)

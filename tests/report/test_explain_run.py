@@ -46,6 +46,7 @@ def test_pictures_maps_and_metrics(trained, tmp_path):
     out = tmp_path / "out"
     assert {p.name for p in out.iterdir()} == {
         "explanations.png",
+        "class_similarity.png",
         *(f"strip_{i}.png" for i in range(4)),
         "maps.npz",
         "metrics.json",
