@@ -115,18 +115,19 @@ class TestExact:
         )
         np.testing.assert_allclose(part, whole[2:], rtol=1e-10, atol=1e-12)
 
-    @pytest.mark.parametrize("similarity", SIMILARITIES)
     @pytest.mark.parametrize(
-        "post",
-        [
-            {},
-            {"channel_sum": True},
-            {"pool": 2},
-            {"mask": jnp.arange(6.0).reshape(6, 1) > 2},
-            {"center": True},
-            {"nonlinearity": "absolute"},
+        ("similarity", "post"),
+        [(similarity, {}) for similarity in SIMILARITIES]
+        + [
+            ("cosine", {"channel_sum": True}),
+            ("cosine", {"pool": 2}),
+            ("cosine", {"mask": jnp.arange(6.0).reshape(6, 1) > 2}),
+            ("projection", {"center": True}),
+            ("projection", {"nonlinearity": "absolute"}),
         ],
-        ids=lambda post: next(iter(post), "plain"),
+        ids=lambda value: (
+            value if isinstance(value, str) else next(iter(value), "plain")
+        ),
     )
     @pytest.mark.parametrize("method", sorted(METHODS))
     def test_similarity_equals_all_explanations(self, net, method, post, similarity):
