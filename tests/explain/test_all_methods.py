@@ -83,7 +83,7 @@ class TestExact:
         apart = explain(net, a, method) - 3 * explain(net, b, method)
         np.testing.assert_allclose(together, apart, rtol=1e-9, atol=1e-11)
 
-    @pytest.mark.parametrize("size", [1, 2, 5, 9])
+    @pytest.mark.parametrize("size", [2, 9])
     @pytest.mark.parametrize("method", [*SAMPLED, "smoothgrad_squared", "vargrad"])
     def test_chunks_change_nothing(self, net, method, size):
         whole = explain(net, "all", method)
