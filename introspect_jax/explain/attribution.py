@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from introspect_jax.errors import unknown
 from introspect_jax.explain import paths
-from introspect_jax.explain.linear import LinearExplainer, LinearMap
+from introspect_jax.explain.linear import LinearExplainer, LinearMap, wait_for
 from introspect_jax.explain.post import make_post
 from introspect_jax.explain.targets import target_cotangents
 
@@ -59,11 +59,35 @@ class Explainer:
         `[batch, m, ...]` of `[batch, m, classes]`."""
         if cotangents.ndim == 2:
             return self._explain(cotangents[None])[0]
-        parts = [
-            self._explain(jnp.moveaxis(part, 1, 0))
-            for part in class_chunks(cotangents, class_chunk_size)
-        ]
-        return jnp.moveaxis(jnp.concatenate(parts), 0, 1)
+        parts = self.fold(cotangents, class_chunk_size, lambda maps: (maps,))
+        return jnp.concatenate([maps for (maps,) in parts], axis=1)
+
+    def fold(
+        self,
+        cotangents: jax.Array,
+        class_chunk_size: int | None,
+        reduce: Callable[[jax.Array], tuple[jax.Array, ...]],
+    ) -> list[tuple[jax.Array, ...]]:
+        """What `reduce` makes of the maps `[batch, chunk, ...]` of each chunk in turn.
+
+        Args:
+          cotangents: `[batch, m, classes]`.
+          class_chunk_size: how many of m at once; None for all.
+          reduce: maps to arrays; only these outlive a chunk.
+
+        Raises:
+          ValueError: a size below 1.
+        """
+        size = class_chunk_size or cotangents.shape[1]
+        if size < 1:
+            raise ValueError(f"class_chunk_size must be at least 1, got {size}")
+        parts: list[tuple[jax.Array, ...]] = []
+        for start in range(0, cotangents.shape[1], size):
+            chunk = jnp.moveaxis(cotangents[:, start : start + size], 1, 0)
+            if parts:
+                chunk = wait_for(parts[-1][0], chunk)
+            parts.append(reduce(jnp.moveaxis(self._explain(chunk), 0, 1)))
+        return parts
 
     def _explain(self, cotangents: jax.Array) -> jax.Array:
         """`[m, batch, ...]` of `[m, batch, classes]`."""
@@ -77,19 +101,6 @@ class Explainer:
         if self.nonlinearity == "absolute":
             return jnp.abs(maps)
         return jax.nn.relu(maps) if self.nonlinearity == "relu" else maps
-
-
-def class_chunks(
-    cotangents: jax.Array, class_chunk_size: int | None
-) -> list[jax.Array]:
-    """`[batch, m, classes]`, cut along m."""
-    size = class_chunk_size or cotangents.shape[1]
-    if size < 1:
-        raise ValueError(f"class_chunk_size must be at least 1, got {size}")
-    return [
-        cotangents[:, start : start + size]
-        for start in range(0, cotangents.shape[1], size)
-    ]
 
 
 def make_explainer(

@@ -13,6 +13,16 @@ from introspect_jax.explain.targets import varying_like
 LinearMap = Callable[[jax.Array], jax.Array]
 
 
+def wait_for(after: jax.Array, values: jax.Array) -> jax.Array:
+    """The same values, but not before `after` is known.
+
+    Compilers would share passes between chunks, or take all of them first, and with
+    them the memory that chunks are there to save; `optimization_barrier` is gone by the
+    time they schedule. What is added is 0 (1 where `after` is not a number).
+    """
+    return values + jnp.isnan(after.ravel()[0]).astype(values.dtype)
+
+
 @dataclasses.dataclass
 class LinearExplainer:
     """`A c = P s sum_i m_i * J(x_i)^T c` and its transpose.
@@ -78,10 +88,7 @@ class LinearExplainer:
     ) -> tuple[LinearMap, jax.Array]:
         """Cotangents `[n, batch, classes]` -> gradients, and the multipliers."""
         if after is not None:
-            # Adds 0, but not before `after` is known. Compilers would share forward
-            # passes, or take all of them first, and with them the memory that chunks
-            # are there to save.
-            numbers = numbers + jnp.isnan(after.ravel()[0]).astype(numbers.dtype)
+            numbers = wait_for(after, numbers)
         points, multipliers = jax.vmap(self.path.points)(numbers)
         _, vjp = jax.vjp(self.function, points)
         return lambda cotangents: vjp(cotangents)[0], multipliers

@@ -9,7 +9,6 @@ from introspect_jax.errors import unknown
 from introspect_jax.explain.attribution import (
     Explainer,
     Head,
-    class_chunks,
     make_explainer,
 )
 from introspect_jax.explain.linear import LinearExplainer
@@ -39,18 +38,20 @@ def from_all_maps(
     """`r_k` and `n_k`, each `[batch, classes]`, from the K explanations themselves."""
     linear = explainer.linear
     cotangents = target_cotangents("all", linear.outputs, linear.like)
-    chunks = class_chunks(cotangents, class_chunk_size)
-    if len(chunks) == 1 and explainer.is_linear:
+    whole = (class_chunk_size or cotangents.shape[1]) >= cotangents.shape[1]
+    if whole and explainer.is_linear:
         maps = _flat(explainer.explain(cotangents))
         label_map = jnp.einsum("bk,bkp->bp", label_probs, maps)
         return jnp.einsum("bkp,bp->bk", maps, label_map), jnp.sum(maps**2, axis=-1)
     label_map = explainer.explain(label_probs)
     label_map = label_map.reshape(len(label_map), -1)
-    inner, squares = [], []
-    for chunk in chunks:
-        maps = _flat(explainer.explain(chunk))
-        inner.append(jnp.einsum("bkp,bp->bk", maps, label_map))
-        squares.append(jnp.sum(maps**2, axis=-1))
+
+    def products(maps: jax.Array) -> tuple[jax.Array, jax.Array]:
+        flat = _flat(maps)
+        return jnp.einsum("bkp,bp->bk", flat, label_map), jnp.sum(flat**2, axis=-1)
+
+    parts = explainer.fold(cotangents, class_chunk_size, products)
+    inner, squares = zip(*parts, strict=True)
     return jnp.concatenate(inner, axis=1), jnp.concatenate(squares, axis=1)
 
 
@@ -128,8 +129,10 @@ def from_top(
     count = min(count, inner.shape[1])
     largest = jax.lax.top_k(jnp.abs(inner), count)[1]
     cotangents = target_cotangents(largest, linear.outputs, linear.like)
-    maps = _flat(explainer.explain(cotangents, class_chunk_size))
-    exact = jnp.sum(maps**2, axis=-1)
+    parts = explainer.fold(
+        cotangents, class_chunk_size, lambda m: (jnp.sum(_flat(m) ** 2, axis=-1),)
+    )
+    exact = jnp.concatenate([squares for (squares,) in parts], axis=1)
     others = jnp.broadcast_to(exact.mean(-1, keepdims=True), inner.shape)
     return jnp.put_along_axis(others, largest, exact, axis=1, inplace=False)
 

@@ -421,6 +421,40 @@ def test_memory_does_not_grow_with_the_samples():
     assert temporaries(32, chunk_size=4) < 1.3 * temporaries(8, chunk_size=4)
 
 
+@pytest.mark.parametrize(
+    ("method", "limit"), [("gradient", 0.35), ("integrated_gradients", 0.35)]
+)
+def test_memory_falls_with_the_classes_at_once(method, limit):
+    kernel = jax.random.normal(KEY, (3, 3, 2, 8))
+    top = jax.random.normal(jax.random.key(1), (8, 60))
+    inputs = jax.random.normal(KEY, (4, 24, 24, 2))
+    options = {"num_steps": 4} if method == "integrated_gradients" else {}
+
+    def logits_fn(x):
+        spec = ("NHWC", "HWIO", "NHWC")
+        maps = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=spec
+        )
+        return jnp.tanh(maps).mean((1, 2)) @ top
+
+    def temporaries(class_chunk_size):
+        def run(x):
+            return class_similarity(
+                logits_fn,
+                x,
+                jnp.arange(4),
+                method=method,
+                similarity="cosine",
+                class_chunk_size=class_chunk_size,
+                **options,
+            )
+
+        compiled = jax.jit(run).lower(inputs).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(6) < limit * temporaries(None)
+
+
 def test_quadrature_rules():
     for rule in RULES:
         nodes, weights = quadrature(rule, 7)
