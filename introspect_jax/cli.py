@@ -10,6 +10,7 @@ from typing import Any, NoReturn, cast
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from introspect_jax import methods
 from introspect_jax.config import default_config, fields, validate
 from introspect_jax.errors import UserError, nearest
 
@@ -63,6 +64,9 @@ def read_config() -> tuple[str, ConfigDict]:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     """`FLAGS(argv)`, with errors in a line: ml_collections raises while parsing."""
+    if any(re.fullmatch(r"--?config\.method\.name=help", word) for word in argv[1:]):
+        print(methods.describe())
+        sys.exit(0)
     try:
         _check_config_path(argv)
         rest = flags.FLAGS(list(argv))

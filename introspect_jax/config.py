@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax import methods, models
 from introspect_jax.errors import UserError
-from introspect_jax.methods import introspective
+from introspect_jax.methods import explaining
 from introspect_jax.train import optimizer
 
 
@@ -49,7 +49,14 @@ def default_config() -> ConfigDict:
                     "cutmix": 0.0,  # alpha
                 },
             },
-            "method": {"name": "introspective"},
+            "method": {
+                "name": "introspective",
+                # Work folder of a finished run; "": one that differs from this run in
+                # the fields below is trained first, by standard training.
+                "teacher": "",
+                "teacher_model": "",  # its model.name; "": that of this run
+                "teacher_seed": 1000,
+            },
             "optimizer": optimizer.default_config(),
         }
     )
@@ -96,10 +103,41 @@ def validate(config: ConfigDict) -> None:
         if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
             raise UserError(f"{field} must be finite, got {value!r}")
     methods.check_name(config.method.name)
+    _check_teacher(config)
     # The pictures of every run explain by these options, whatever its method.
-    introspective.check_explanation(config.method.introspective)
+    explaining.check_explanation(config.method.introspective)
     models.build(config.model.name, 2, stem=config.model.stem, dtype=config.model.dtype)
     optimizer.check(config.optimizer)
+
+
+def _check_teacher(config: ConfigDict) -> None:
+    method = config.method
+    kind = methods.teacher_kind(method.name)
+    if kind is None and method.teacher:
+        takers = [name for name in methods.modules() if methods.teacher_kind(name)]
+        raise UserError(
+            f"method.teacher is {method.teacher!r}, but {method.name!r} learns from no "
+            f"teacher; those that do: {', '.join(takers)}"
+        )
+    if kind is None or method.teacher:
+        return
+    if method.teacher_model:
+        models.build(method.teacher_model, 2)
+    if not 0 <= method.teacher_seed < 2**32:
+        raise UserError(
+            f"method.teacher_seed must lie in [0, 2**32), got {method.teacher_seed}"
+        )
+    if method.teacher_seed == config.seed:
+        raise UserError(
+            f"method.teacher_seed and seed are both {config.seed}: the teacher would "
+            "start from the values and see the order of this run; choose another"
+        )
+    if kind == "same network" and method.teacher_model not in ("", config.model.name):
+        raise UserError(
+            f"{method.name} learns from a network of its own kind; got method."
+            f"teacher_model={method.teacher_model} for model.name={config.model.name}: "
+            "leave it empty, or use --config.method.name=kd"
+        )
 
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:

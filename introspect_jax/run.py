@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 import introspect_jax
+from introspect_jax import teachers
 from introspect_jax.data import sources
 from introspect_jax.report import figures
 from introspect_jax.train.experiment import build
 from introspect_jax.train.files import write_json
 from introspect_jax.train.loop import train
-from introspect_jax.train.progress import Reporter
+from introspect_jax.train.progress import Reporter, read_cost
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.workdir import default_workdir, open_workdir, write_config
 
@@ -50,8 +51,11 @@ def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any
             return summary
         except (ValueError, KeyError, TypeError) as error:
             logging.warning("%s is damaged (%s); written anew", finished, error)
-    experiment = build(config, sources.load(config.data))
+    dataset = sources.load(config.data)
+    teacher = teachers.find(name, config, workdir, dataset, train_first=run)
+    experiment = build(config, dataset, teacher=teacher)
     write_config(workdir, config)
+
     with Reporter(
         config.total_steps, experiment.steps_per_epoch, config.batch_size
     ) as reporter:
@@ -80,6 +84,8 @@ def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any
             "test": len(test),
         },
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(last["params"])),
+        "cost": read_cost(workdir),
+        "teacher": teachers.read_record(workdir),
         "state_sha256": result.state_sha256,
         "versions": {
             "python": platform.python_version(),

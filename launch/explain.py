@@ -34,7 +34,7 @@ def main() -> None:
     # Read late: a mistyped flag is answered before JAX is started.
     from etils import epath
 
-    from introspect_jax.methods import introspective
+    from introspect_jax.methods.explaining import check_explanation
     from introspect_jax.report.explain_run import explain_run, show
     from introspect_jax.report.load import load_run
 
@@ -46,7 +46,7 @@ def main() -> None:
         config.baseline = FLAGS.baseline or config.baseline
         for name in ("num_samples", "num_steps", "chunk_size"):
             config[name] = FLAGS[name].value
-    introspective.check(config, run.experiment.dataset.num_classes)
+    check_explanation(config)
     output = epath.Path(FLAGS.output)
     rows = explain_run(
         run,

@@ -70,6 +70,7 @@ def test_lowers(path, argument):
     inputs = {
         "seed": given(everywhere, jnp.uint32),
         "index": given(divided, jnp.int32, batch),
+        "constants": {},
     }
     if experiment.streams:
         inputs["image"] = given(divided, jnp.uint8, batch, *shape)

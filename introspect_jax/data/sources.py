@@ -42,17 +42,13 @@ class Source:
         """The source that has only these positions, in their order."""
         return dataclasses.replace(self, numbers=self.numbers[positions])
 
-    def loaded_once(self) -> "Source":
+    def held(self) -> "Source":
         """The same images, held in memory from the first reading on."""
-        held = functools.cache(self.loaded)
-        positions = np.arange(len(self))
-        return Source(lambda numbers: held().take(numbers), positions, in_memory=True)
-
-    def loaded(self) -> "Source":
-        """The same images, held in memory."""
         if self.in_memory:
             return self
-        return array_source(*self.read(self.numbers))
+        loaded = functools.cache(lambda: array_source(*self.read(self.numbers)))
+        positions = np.arange(len(self))
+        return Source(lambda numbers: loaded().take(numbers), positions, in_memory=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +73,16 @@ class Dataset:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def megabytes(self) -> float:
+        """Of the training images as uint8."""
+        return len(self.train) * float(np.prod(self.image_shape)) / 1e6
+
 
 def load(config) -> Dataset:
     """The data set that `config.data` names, with its splits.
+
+    If the training split fits into `device_megabytes`, all are held in memory.
 
     Args:
       config: `config.data`.
@@ -98,7 +101,11 @@ def load(config) -> Dataset:
     for split in ("train", "test"):
         if len(getattr(dataset, split)) == 0:
             raise UserError(f"data set {config.name!r}: the {split} split is empty")
-    return dataset
+    if dataset.megabytes > config.device_megabytes:
+        return dataset
+    # None is read before it is first asked for: the test split at the end.
+    held = {s: getattr(dataset, s).held() for s in ("train", "validation", "test")}
+    return dataclasses.replace(dataset, **held)
 
 
 def array_source(images: np.ndarray, labels: np.ndarray) -> Source:

@@ -123,6 +123,43 @@ def class_similarity(
     return _compare(similarity, inner, squares, label_probs)
 
 
+def weight_row_similarity(
+    kernel: jax.Array,
+    labels: jax.Array,
+    *,
+    similarity: str = "projection",
+    center: bool = False,
+) -> jax.Array:
+    """Similarity of the last layer's weight rows: the control that sees no input.
+
+    As `class_similarity` with row k of the weights for the explanation of class k.
+
+    Args:
+      kernel: of the last layer, `[d, classes]`.
+      labels: ints `[batch]` or soft labels `[batch, classes]`.
+      similarity: see `class_similarity`.
+      center: without the mean row, as `class_similarity` does with logits.
+
+    Returns:
+      `[batch, classes]`; zeros where the row of the label vanishes.
+
+    Raises:
+      ValueError: an unknown similarity.
+    """
+    if similarity not in SIMILARITIES:
+        raise ValueError(unknown("similarity", similarity, SIMILARITIES))
+    wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+    if center:
+        wide = wide - wide.mean(-1, keepdims=True)
+    label_probs = jnp.asarray(labels)
+    if label_probs.ndim == 1:
+        label_probs = jax.nn.one_hot(label_probs, kernel.shape[-1], dtype=wide.dtype)
+    # HIGHEST: accelerators would multiply in bfloat16.
+    products = jnp.matmul(wide.T, wide, precision=jax.lax.Precision.HIGHEST)
+    inner = jnp.matmul(label_probs, products, precision=jax.lax.Precision.HIGHEST)
+    return _compare(similarity, inner, jnp.diagonal(products)[None], label_probs)
+
+
 def similarity_path(
     method: str = "gradient",
     similarity: str = "projection",

@@ -1,37 +1,78 @@
 """What a training method is: a small record of pure functions.
 
 Methods share one step and one loop; what sets them apart is in these functions alone.
-How the methods that are not written yet fit without a special case anywhere else:
+What is trained is any tree (`dml`: several networks), what is carried from step to step
+is any tree (`ps_kd`: a memory of all examples), and what never changes (`kd`: a
+teacher's variables) is given to every step without being saved with it. The batch says
+which examples it holds (`index`), and a sampler may add examples to it or replace them
+(`cs_kd`: another of the class of each).
 
-KD: `init` loads the teacher into the method state; `loss` adds the KL to its logits.
-PS-KD: the method state is the memory `[2, examples, classes]`; `loss` gathers targets
-    at `batch["index"]` from one half and scatters new probabilities into the other;
-    the halves swap at `step % steps_per_epoch == 0`.
+How methods that are not written yet fit without a special case anywhere else:
+
+Born-Again Networks: `kd` whose teacher is the run of the generation before.
+DKD: two terms of the divergence that `kd` has; its test holds the identity.
 DLB: the method state is last step's logits of the second half of the batch; `sampler`
     puts those examples into the first half of the next.
-DML: `params` are M networks, stacked; `loss` runs them under `vmap`; `predict` is the
-    first.
-ONE: `model` has branches and answers with their ensemble; `loss` asks for the branches.
-CS-KD: `sampler` draws pairs of a class; `loss` compares the halves of the batch.
-
-So the parameters are any tree (peers), the state that is carried is any tree (teacher,
-memory), the batch says which examples it holds (`index`), and a sampler may replace
-the order in which they are drawn.
+ONE, Be Your Own Teacher: `model` has branches and answers with their ensemble or the
+    last; `loss` asks for the branches.
+Attention transfer: `loss` asks both networks for their `maps`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
+
+from introspect_jax.errors import UserError, unknown
+from introspect_jax.keys import stream_key
+from introspect_jax.models import make_logits_fn
+from introspect_jax.objectives.components import SHUFFLED, permutation_keys
 
 PyTree = Any
-# {"image": [batch, h, w, c] float32, "label": [batch, classes], "index": [batch]}
-Batch = dict[str, jax.Array]
+# {"image": [batch, h, w, c] float32, "label": [batch, classes], "index": [batch],
+#  "constants": what `Method.constants` returned}
+Batch = dict[str, Any]
 Init = Callable[[jax.Array], tuple[PyTree, PyTree, PyTree]]
+Metrics = dict[str, jax.Array | float]
+Values = tuple[jax.Array, Metrics]
+
+# What every method logs, so that a table can tell what two of them differ in:
+#   accuracy: share of the batch on which the deployed network is right.
+#   loss_weights: sum of the weights of the terms of the loss. A factor T^2 is not
+#     counted: it cancels the 1 / T^2 of the gradient.
+#   target_entropy: of the soft target, nats.
+#   target_true_mass: of the soft target, on the label.
+#   degenerate: share of the batch whose soft target says nothing.
+METRICS = (
+    "accuracy",
+    "loss_weights",
+    "target_entropy",
+    "target_true_mass",
+    "degenerate",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """Another network, trained before on the same data.
+
+    Attributes:
+      model: its network, which may be of another kind.
+      variables: loads them; may take as long as training does, where it is trained
+        first.
+      mean_probs: temperature -> float64 `[classes, classes]`; row y is the mean of its
+        probabilities at that temperature over the training examples of class y, not
+        augmented.
+    """
+
+    model: nn.Module
+    variables: Callable[[], PyTree]
+    mean_probs: Callable[[float], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +90,9 @@ class Context:
       num_examples: in the training split.
       train_labels: int `[examples]` of the training split, or None where it streams.
       order: step -> positions `[batch]`, the shuffled order that a sampler replaces.
+      mixes_examples: whether the augmentation mixes examples (mixup, cutmix).
+      teacher: of methods whose module says `TEACHER`; None where a run is only looked
+        at, not trained.
     """
 
     model: nn.Module
@@ -61,6 +105,8 @@ class Context:
     num_examples: int = 1
     train_labels: np.ndarray | None = None
     order: Callable[[int], np.ndarray] | None = None
+    mixes_examples: bool = False
+    teacher: Teacher | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +118,16 @@ class Method:
         statistics, and whatever else the method carries.
       loss: `(params, model_state, method_state, batch, step, key) ->
         (loss, (model_state, method_state, metrics))`, loss and metrics scalars, among
-        them `accuracy`.
+        them `METRICS`.
       predict: `(params, model_state, method_state) -> variables` of `model` as it is
         evaluated and deployed.
       model: the network that `predict` gives the variables of; its last layer is
         called `head`, whose weight rows the pictures show.
-      sampler: `step -> positions [batch]` in the training split, in place of the
-        shuffled order.
+      sampler: `step -> positions` in the training split, in place of the shuffled
+        order; a multiple of the batch size.
+      constants: called once before training; what the loss finds in
+        `batch["constants"]`. A function of config, seed and files that the run keeps
+        the digest of, so that a continued run gets the same.
     """
 
     init: Init
@@ -86,17 +135,55 @@ class Method:
     predict: Callable[[PyTree, PyTree, PyTree], PyTree]
     model: nn.Module
     sampler: Callable[[int], np.ndarray] | None = None
+    constants: Callable[[], PyTree] = dict
 
 
-def init_network(context: Context) -> Init:
-    """`Method.init` of methods that train one network and carry nothing."""
+def one_network(
+    context: Context,
+    objective: Callable[[jax.Array, Batch, jax.Array], Values],
+    **fields: Any,
+) -> Method:
+    """The method that trains one network and carries nothing.
+
+    Args:
+      context: of `make`.
+      objective: `(logits, batch, key) -> (losses, metrics)`, `[batch]` each; metrics
+        may be scalars, and have all of `METRICS` but the accuracy.
+      **fields: more of `Method`.
+    """
+
+    def loss(params, model_state, method_state, batch, step, key):
+        del step
+        logits, model_state = forward(
+            context.model, params, model_state, batch["image"]
+        )
+        values = objective(logits, batch, key)
+        value, metrics = averaged(logits, batch["label"], *values)
+        return value, (model_state, method_state, metrics)
+
+    return Method(init_network(context), loss, predict_network, context.model, **fields)
+
+
+def init_network(context: Context, carried: PyTree | None = None) -> Init:
+    """`Method.init` of methods that train one network.
+
+    Args:
+      context: of `make`.
+      carried: the method state at the start; nothing by default.
+    """
 
     def init(key):
-        images = jnp.zeros((1, *context.image_shape), jnp.float32)
-        variables = dict(context.model.init(key, images, train=True))
-        return variables.pop("params"), variables, {}
+        params, model_state = init_variables(context, key)
+        return params, model_state, {} if carried is None else carried
 
     return init
+
+
+def init_variables(context: Context, key: jax.Array) -> tuple[PyTree, PyTree]:
+    """Parameters and batch statistics of a new network."""
+    images = jnp.zeros((1, *context.image_shape), jnp.float32)
+    variables = dict(context.model.init(key, images, train=True))
+    return variables.pop("params"), variables
 
 
 def predict_network(
@@ -120,6 +207,91 @@ def forward(
     return logits, updated
 
 
-def accuracy(logits: jax.Array, label_probs: jax.Array) -> jax.Array:
-    """Share of the batch whose largest output is its (largest) label, scalar."""
-    return jnp.mean(jnp.argmax(logits, -1) == jnp.argmax(label_probs, -1))
+def averaged(
+    logits: jax.Array, label_probs: jax.Array, losses: jax.Array, metrics: Metrics
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss and the metrics of a batch, scalars, the accuracy among them.
+
+    Args:
+      logits: `[batch, classes]` of the network that is deployed.
+      label_probs: `[batch, classes]`.
+      losses: `[batch]`.
+      metrics: each `[batch]` or a scalar.
+    """
+    hits = jnp.argmax(logits, -1) == jnp.argmax(label_probs, -1)
+    means = {name: jnp.mean(value) for name, value in metrics.items()}
+    return jnp.mean(losses), means | {"accuracy": jnp.mean(hits)}
+
+
+def teacher_logits(context: Context, batch: Batch) -> jax.Array:
+    """What the teacher says of the images of a batch, `[batch, classes]`, constant.
+
+    It sees the images as the student does, augmented, under its running statistics.
+    """
+    assert context.teacher is not None  # `teacher_of` was called before
+    logits_fn = make_logits_fn(context.teacher.model, batch["constants"]["teacher"])
+    return jax.lax.stop_gradient(logits_fn(batch["image"]))
+
+
+def teacher_of(context: Context) -> Teacher:
+    """The teacher, for `Method.constants`.
+
+    Raises:
+      UserError: there is none.
+    """
+    if context.teacher is None:
+        raise UserError(
+            "this method learns from a teacher, and has none: give the work folder of "
+            "a finished run as --config.method.teacher=RUN"
+        )
+    return context.teacher
+
+
+def permutation_constant(context: Context, component: str) -> PyTree:
+    """For `Method.constants`: the run's key, if the component shuffles something."""
+    if component not in SHUFFLED:
+        return {}
+    key = stream_key(np.uint32(context.seed), "permutation", 0)
+    return {"permutation": jax.random.key_data(key)}
+
+
+def shuffle_keys(kind: str, batch: Batch, step_key: jax.Array) -> jax.Array | None:
+    """Keys `[batch]` of `permutation_keys`, where there is a `permutation_constant`."""
+    fixed = batch["constants"].get("permutation")
+    if fixed is None:
+        return None
+    return permutation_keys(
+        kind,
+        step_key=step_key,
+        fixed_key=jax.random.wrap_key_data(fixed),
+        indices=batch["index"],
+        labels=batch["label"],
+    )
+
+
+def check_range(
+    method: str, config: ConfigDict, **limits: tuple[float, float, str]
+) -> None:
+    """Raises a UserError for an option that lies outside of its interval.
+
+    Args:
+      method: its name.
+      config: of the method.
+      **limits: option -> `(low, high, brackets)`, as in `(0, 1, "[)")`.
+    """
+    for name, (low, high, brackets) in limits.items():
+        value = config[name]
+        above = value >= low if brackets[0] == "[" else value > low
+        below = value <= high if brackets[1] == "]" else value < high
+        if not (above and below):
+            raise UserError(
+                f"method.{method}.{name} must lie in {brackets[0]}{low:g}, "
+                f"{high:g}{brackets[1]}, got {value}"
+            )
+
+
+def check_choice(method: str, config: ConfigDict, **choices: Iterable[str]) -> None:
+    """Raises a UserError for an option that is none of its choices."""
+    for name, options in choices.items():
+        if config[name] not in options:
+            raise UserError(unknown(f"method.{method}.{name}", config[name], options))

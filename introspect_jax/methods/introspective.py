@@ -1,41 +1,71 @@
 """Introspective learning: the network's own class similarity as its soft target."""
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from introspect_jax.errors import UserError, unknown
-from introspect_jax.explain import baselines, norms
-from introspect_jax.explain.attribution import METHODS
-from introspect_jax.explain.paths import RULES
-from introspect_jax.explain.similarity import SIMILARITIES
-from introspect_jax.introspection import introspect
+from introspect_jax.errors import UserError
+from introspect_jax.explain.similarity import class_similarity, weight_row_similarity
+from introspect_jax.keys import stream_key
 from introspect_jax.methods.base import (
     Context,
     Method,
-    accuracy,
+    averaged,
+    check_choice,
+    check_range,
     forward,
     init_network,
+    init_variables,
+    permutation_constant,
     predict_network,
+    shuffle_keys,
 )
-from introspect_jax.models import make_head, make_logits_fn, make_maps_head
-from introspect_jax.objectives.losses import loss_fn
-from introspect_jax.objectives.targets import SUPPORTS
+from introspect_jax.methods.explaining import check_explanation, explanation_options
+from introspect_jax.models import make_logits_fn
+from introspect_jax.objectives.components import (
+    COMPONENTS,
+    PERMUTATIONS,
+    component,
+    confidence_weights,
+    update_class_means,
+)
+from introspect_jax.objectives.losses import (
+    cross_entropy,
+    describe_target,
+    entropy,
+    loss_fn,
+)
+from introspect_jax.objectives.targets import (
+    SUPPORTS,
+    entropy_matched,
+    similarity_target,
+)
 
 SUMMARY = "distils the similarity of the network's own class explanations into it"
 SOURCE = "idea of Gu, Wu and Tresp, ACCV 2020 (arXiv 2009.09140)"
+SOURCES = {
+    "explanations": "of the network itself",
+    "random_network": "control: explanations of an untrained network",
+    "weight_rows": "control: the last layer's weight rows, which see no image",
+    "confusion": "control: a running mean of the outputs for each class",
+    "entropy_matched": "control: label smoothing as sure of each example",
+}
 
 
 def default_config() -> ConfigDict:
-    """The options of `introspect` and `loss_fn`, and the ramp-up.
+    """The options of `introspect` and `loss_fn`, the ramp-up, and the controls.
 
     `weight` grows linearly from 0 over the first `ramp_up` of all steps (at the least
     it is 0 at the first), since the explanations of an untrained network say nothing.
-    Samples and steps are far fewer
-    than for a single explanation: each costs as much as a step of training does.
+    Samples and steps are far fewer than for a single explanation: each costs as much as
+    a step of training does.
+
+    `source` is what the similarities are of, `SOURCES`; `component` is what part of the
+    target is used, `objectives.components.COMPONENTS`. With `permuted` the similarities
+    are shuffled among the other classes, the control for class information.
+    `confusion` takes the logarithms of its means for similarities; `entropy_matched`
+    replaces label and target together by smoothed labels of the same entropy.
     """
     return ConfigDict(
         {
@@ -55,6 +85,10 @@ def default_config() -> ConfigDict:
             "student_temperature": 1.0,
             "ramp_up": 0.2,
             "stop_gradient": True,
+            "source": "explanations",
+            "component": "full",
+            "permutation": "fresh",  # of the components that shuffle
+            "class_decay": 0.99,  # of running means: confusion, class_average
         }
     )
 
@@ -66,139 +100,156 @@ def make(config: ConfigDict, context: Context) -> Method:
       UserError: an option that does not exist or is out of range.
     """
     check(config, context.num_classes)
-    options = {
-        "similarity": config.similarity,
-        "norms": config.norms,
-        "temperature": config.temperature,
-        "support": config.support,
-        "stop_gradient": config.stop_gradient,
-    }
-    weight, student_temperature = config.weight, config.student_temperature
+    source, name = config.source, config.component
+    final, student_temperature = config.weight, config.student_temperature
     ramp_steps = max(1.0, config.ramp_up * context.total_steps)
 
-    def loss(params, model_state, method_state, batch, step, key):
+    carried = {}
+    square = jnp.zeros((context.num_classes, context.num_classes), jnp.float32)
+    if source == "confusion":
+        carried["confusion"] = square
+    if name == "class_average":
+        carried["class_means"] = square
+
+    def constants():
+        given = {}
+        if source == "random_network":
+            key = stream_key(np.uint32(context.seed), "random_network", 0)
+            params, statistics = jax.jit(lambda k: init_variables(context, k))(key)
+            given["random_network"] = {"params": params, **statistics}
+        return given | permutation_constant(context, name)
+
+    def similarities(variables, method_state, batch, logits, key):
+        """`[batch, classes]`, and the method state after it."""
         images, labels = batch["image"], batch["label"]
-        logits, new_state = forward(context.model, params, model_state, images)
+        if source == "weight_rows":
+            kernel = variables["params"]["head"]["kernel"]
+            found = weight_row_similarity(
+                kernel, labels, similarity=config.similarity, center=config.center
+            )
+            return found, method_state
+        if source == "confusion":
+            said = jax.lax.stop_gradient(jax.nn.softmax(logits.astype(jnp.float32)))
+            means = update_class_means(
+                method_state["confusion"], said, labels, config.class_decay
+            )
+            smallest = jnp.finfo(means.dtype).tiny
+            found = jnp.log(jnp.maximum(labels @ means, smallest))
+            return found, method_state | {"confusion": means}
+        if source == "random_network":
+            variables = batch["constants"]["random_network"]
+        found = class_similarity(
+            make_logits_fn(context.model, variables),
+            images,
+            labels,
+            similarity=config.similarity,
+            norms=config.norms,
+            **explanation_options(config, context.model, variables, images, key),
+        )
+        return found, method_state
+
+    def soft_target(found, method_state, batch, key):
+        """The component of the target, and the method state after it."""
+        labels = batch["label"]
+        target = similarity_target(
+            found, labels, temperature=config.temperature, support=config.support
+        )
+        if config.stop_gradient:
+            target = jax.lax.stop_gradient(target)
+        if "class_means" in method_state:
+            means = update_class_means(
+                method_state["class_means"],
+                jax.lax.stop_gradient(target.probs),
+                labels,
+                config.class_decay,
+            )
+            method_state = method_state | {"class_means": means}
+        part = component(
+            target,
+            labels,
+            name,
+            keys=shuffle_keys(config.permutation, batch, jax.random.fold_in(key, 1)),
+            class_means=method_state.get("class_means"),
+        )
+        return part, method_state
+
+    def loss(params, model_state, method_state, batch, step, key):
+        labels = batch["label"]
+        logits, new_state = forward(context.model, params, model_state, batch["image"])
         # Explained under the statistics from before this step: nobody's batch mates
         # are in them. The parameters are constants here, which spares the trace of
         # second derivatives that the stopped target would throw away.
         explained = jax.lax.stop_gradient(params) if config.stop_gradient else params
         variables = {"params": explained, **model_state}
-        target = introspect(
-            make_logits_fn(context.model, variables),
-            images,
-            labels,
-            **explanation_options(config, context.model, variables, images, key),
-            **options,
-        )
-        current = weight * jnp.minimum(step / ramp_steps, 1.0)
-        values, parts = loss_fn(
+        found, method_state = similarities(variables, method_state, batch, logits, key)
+        target, method_state = soft_target(found, method_state, batch, key)
+        weight = final * jnp.minimum(step / ramp_steps, 1.0)
+        losses, metrics = loss_fn(
             logits,
             labels,
             target,
-            weight=current,
+            weight=weight,
             student_temperature=student_temperature,
         )
-        metrics = {name: jnp.mean(part) for name, part in parts.items()}
-        metrics |= {"accuracy": accuracy(logits, labels), "weight": current}
-        return jnp.mean(values), (new_state, method_state, metrics)
+        total = 1.0 + weight if target.support == "others" else 1.0
+        if name == "cwtm":
+            hard = metrics["cross_entropy"]
+            soft = confidence_weights(target.probs) * hard
+            losses = (total - weight) * hard + weight * soft
+            metrics |= {"distillation": soft}
+        elif source == "entropy_matched":
+            rest = labels if target.support == "others" else labels * (1 - weight)
+            mixed = (rest + weight * target.probs) / total
+            target = entropy_matched(labels, context.num_classes, entropy(mixed))
+            losses = total * cross_entropy(logits, target.probs)
+            metrics |= describe_target(target, labels)
+        shares = {"weight": weight, "loss_weights": total}
+        value, means = averaged(logits, labels, losses, metrics | shares)
+        return value, (new_state, method_state, means)
 
-    return Method(init_network(context), loss, predict_network, context.model)
-
-
-def explanation_options(
-    config: ConfigDict,
-    model: nn.Module,
-    variables: Any,
-    images: jax.Array,
-    key: jax.Array,
-) -> dict[str, Any]:
-    """What `explain_fn` and `class_similarity` take to explain as `config` says.
-
-    Args:
-      config: of this method.
-      model: the network that is explained.
-      variables: its parameters and statistics.
-      images: the batch, which also serves as the baselines of expected gradients.
-      key: for what is drawn.
-    """
-    name = config.explanation
-    options: dict[str, Any] = {
-        "method": name,
-        "center": config.center,
-        "key": key,
-        "chunk_size": config.chunk_size or None,
-    }
-    if name in ("smoothgrad", "smoothgrad_squared", "vargrad"):
-        options |= {
-            "num_samples": config.num_samples,
-            "noise_level": config.noise_level,
-        }
-    elif name == "integrated_gradients":
-        options |= {"num_steps": config.num_steps, "rule": config.rule}
-    elif name == "expected_gradients":
-        options |= {"num_samples": config.num_samples, "baselines": images}
-    if name in ("integrated_gradients", "gradient_x_input"):
-        options["baseline"] = config.baseline
-    if name == "grad_cam":
-        options["head"] = make_maps_head(model, variables)
-    elif config.norms == "last_layer":
-        options["head"] = make_head(model, variables)
-    return options
-
-
-def check_explanation(config: ConfigDict) -> None:
-    """Raises a UserError for an explanation or similarity that cannot be."""
-    for name, options in (
-        ("explanation", METHODS),
-        ("rule", RULES),
-        ("baseline", baselines.NAMES),
-        ("similarity", SIMILARITIES),
-    ):
-        if config[name] not in options:
-            raise UserError(
-                unknown(f"method.introspective.{name}", config[name], options)
-            )
-    try:
-        kind, _ = norms.parse(config.norms)
-    except ValueError as error:
-        raise UserError(f"method.introspective.norms: {error}") from error
-    if config.explanation == "grad_cam" and kind == "last_layer":
-        raise UserError(
-            "method.introspective.norms=last_layer is for gradients of the input; "
-            "grad_cam explains feature maps: use exact, probes:s or top:m"
-        )
-    for name, low in (("num_samples", 1), ("num_steps", 1), ("chunk_size", 0)):
-        if config[name] < low:
-            raise UserError(
-                f"method.introspective.{name} must be at least {low}, got "
-                f"{config[name]}"
-            )
+    return Method(
+        init_network(context, carried),
+        loss,
+        predict_network,
+        context.model,
+        constants=constants,
+    )
 
 
 def check(config: ConfigDict, num_classes: int) -> None:
+    """Raises a UserError for options that cannot be with so many classes."""
     check_explanation(config)
-    if config.support not in SUPPORTS:
-        raise UserError(
-            unknown("method.introspective.support", config.support, SUPPORTS)
-        )
-    for name in ("temperature", "student_temperature"):
-        if not config[name] > 0:
-            raise UserError(
-                f"method.introspective.{name} must be above 0, got {config[name]}"
-            )
-    if config.weight < 0 or (config.support == "all" and config.weight > 1):
-        raise UserError(
-            "method.introspective.weight must not be negative, and at most 1 with "
-            f"support='all'; got {config.weight}"
-        )
-    if not 0 <= config.ramp_up <= 1:
-        raise UserError(
-            "method.introspective.ramp_up is a share of all steps, in [0, 1]; got "
-            f"{config.ramp_up}"
-        )
-    if config.support == "others" and num_classes <= 2:
+    check_choice(
+        "introspective",
+        config,
+        support=SUPPORTS,
+        source=SOURCES,
+        component=COMPONENTS,
+        permutation=PERMUTATIONS,
+    )
+    positive = (0, float("inf"), "()")
+    check_range(
+        "introspective",
+        config,
+        temperature=positive,
+        student_temperature=positive,
+        weight=(0, 1, "[]") if config.support == "all" else (0, float("inf"), "[)"),
+        ramp_up=(0, 1, "[]"),
+        class_decay=(0, 1, "[)"),
+    )
+    others = config.support == "others" or config.component in ("others", "uniform")
+    if others and num_classes <= 2:
         raise UserError(
             f"the data have {num_classes} classes, so with support='others' there is "
             "nothing to distribute; use --config.method.introspective.support=all"
+        )
+    if config.component == "ground_truth" and config.support == "others":
+        raise UserError(
+            "method.introspective.component=ground_truth needs a target that has mass "
+            "on the label; use --config.method.introspective.support=all"
+        )
+    if config.source == "entropy_matched" and config.component != "full":
+        raise UserError(
+            "method.introspective.source=entropy_matched knows nothing of classes and "
+            f"has no components; got component={config.component}"
         )

@@ -1,19 +1,16 @@
 """Label smoothing."""
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from introspect_jax.errors import UserError, unknown
 from introspect_jax.methods.base import (
     Context,
     Method,
-    accuracy,
-    forward,
-    init_network,
-    predict_network,
+    check_choice,
+    check_range,
+    one_network,
 )
-from introspect_jax.objectives.losses import cross_entropy
-from introspect_jax.objectives.targets import SMOOTHINGS, smooth_labels
+from introspect_jax.objectives.losses import cross_entropy, describe_target
+from introspect_jax.objectives.targets import SMOOTHINGS, smooth_labels, whole_target
 
 SUMMARY = "cross entropy with labels mixed with the uniform distribution"
 SOURCE = "Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7"
@@ -30,24 +27,15 @@ def make(config: ConfigDict, context: Context) -> Method:
     Raises:
       UserError: epsilon outside of [0, 1), or an unknown spread.
     """
-    if not 0 <= config.epsilon < 1:
-        raise UserError(
-            f"method.label_smoothing.epsilon must lie in [0, 1), got {config.epsilon}"
-        )
-    if config.spread not in SMOOTHINGS:
-        raise UserError(
-            unknown("method.label_smoothing.spread", config.spread, SMOOTHINGS)
-        )
+    check_range("label_smoothing", config, epsilon=(0, 1, "[)"))
+    check_choice("label_smoothing", config, spread=SMOOTHINGS)
     epsilon, spread = config.epsilon, config.spread
 
-    def loss(params, model_state, method_state, batch, step, key):
-        del step, key
-        logits, model_state = forward(
-            context.model, params, model_state, batch["image"]
-        )
-        targets = smooth_labels(batch["label"], context.num_classes, epsilon, spread)
-        value = jnp.mean(cross_entropy(logits, targets))
-        metrics = {"accuracy": accuracy(logits, batch["label"])}
-        return value, (model_state, method_state, metrics)
+    def objective(logits, batch, key):
+        del key
+        labels = batch["label"]
+        probs = smooth_labels(labels, context.num_classes, epsilon, spread)
+        metrics = describe_target(whole_target(probs), labels)
+        return cross_entropy(logits, probs), metrics | {"loss_weights": 1.0}
 
-    return Method(init_network(context), loss, predict_network, context.model)
+    return one_network(context, objective)

@@ -1,17 +1,10 @@
 """Cross entropy with the labels."""
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from introspect_jax.methods.base import (
-    Context,
-    Method,
-    accuracy,
-    forward,
-    init_network,
-    predict_network,
-)
-from introspect_jax.objectives.losses import cross_entropy
+from introspect_jax.methods.base import Context, Method, one_network
+from introspect_jax.objectives.losses import cross_entropy, describe_target
+from introspect_jax.objectives.targets import label_target
 
 SUMMARY = "cross entropy with the labels"
 SOURCE = "the baseline of every comparison"
@@ -26,13 +19,10 @@ def make(config: ConfigDict, context: Context) -> Method:
     """The method; `config` has no fields."""
     del config
 
-    def loss(params, model_state, method_state, batch, step, key):
-        del step, key
-        logits, model_state = forward(
-            context.model, params, model_state, batch["image"]
-        )
-        value = jnp.mean(cross_entropy(logits, batch["label"]))
-        metrics = {"accuracy": accuracy(logits, batch["label"])}
-        return value, (model_state, method_state, metrics)
+    def objective(logits, batch, key):
+        del key
+        labels = batch["label"]
+        metrics = describe_target(label_target(labels, context.num_classes), labels)
+        return cross_entropy(logits, labels), metrics | {"loss_weights": 1.0}
 
-    return Method(init_network(context), loss, predict_network, context.model)
+    return one_network(context, objective)

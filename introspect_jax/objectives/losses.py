@@ -54,6 +54,91 @@ def entropy(probs: jax.Array) -> jax.Array:
     return -jnp.sum(probs * jnp.log(safe), axis=-1)
 
 
+def distillation(
+    logits: jax.Array,
+    labels: jax.Array,
+    target: SoftTarget,
+    temperature: float | jax.Array = 1.0,
+) -> jax.Array:
+    """`T^2 KL(q || p_T)` over the support of the target, nats, `[batch]`, at least 0.
+
+    Hinton, Vinyals and Dean 2015, section 2; over the other classes it is the NCKD of
+    Zhao et al., Decoupled Knowledge Distillation, CVPR 2022.
+
+    Args:
+      logits: `z`, `[batch, classes]`.
+      labels: ints `[batch]` or probabilities `[batch, classes]`.
+      target: q; at support `"others"` both sides are restricted to them.
+      temperature: T, above 0.
+    """
+    mask = None
+    if target.support == "others":
+        mask = other_classes(labels, logits.shape[-1])
+    return kl_to_target(logits, target.probs, mask, temperature)
+
+
+def confidence_penalty(logits: jax.Array) -> jax.Array:
+    """`-H(p)`, nats, `[batch]`, in [-log K, 0].
+
+    Pereyra et al., Regularizing Neural Networks by Penalizing Confident Output
+    Distributions, 2017. A sum over classes: code that takes the mean over batch and
+    classes has a K times smaller penalty.
+
+    Args:
+      logits: `[batch, classes]`.
+    """
+    return -entropy(jax.nn.softmax(_wide(logits)))
+
+
+def complement_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Entropy of the outputs among the other classes, nats, `[batch]`.
+
+    `-sum_{k != y} r_k log r_k` with `r_k = p_k / (1 - p_y)`, in [0, log(K - 1)]: Chen
+    et al., Complement Objective Training, ICLR 2019, whose code divides it by K.
+
+    Args:
+      logits: `[batch, classes]`.
+      labels: ints `[batch]` or probabilities `[batch, classes]`. Rows without any other
+        class give 0.
+    """
+    mask = other_classes(labels, logits.shape[-1])
+    safe = mask | ~jnp.any(mask, axis=-1, keepdims=True)
+    log_probs = jnp.where(safe, jax.nn.log_softmax(_wide(logits), where=safe), 0.0)
+    return -jnp.sum(jnp.where(mask, jnp.exp(log_probs) * log_probs, 0.0), axis=-1)
+
+
+def mutual_divergence(
+    logits: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """What every peer learns from the others, nats, `[peers, batch]`, at least 0.
+
+    `1 / (M - 1) sum_{j != i} T^2 KL(p_j || p_i)`, the other peers constant: Zhang et
+    al., Deep Mutual Learning, CVPR 2018.
+
+    Args:
+      logits: `[peers, batch, classes]`, at least two peers.
+      temperature: T, above 0; 1 in the paper.
+
+    Raises:
+      ValueError: fewer than two peers.
+    """
+    peers = len(logits)
+    if peers < 2:
+        raise ValueError(f"mutual learning needs at least two peers, got {peers}")
+    probs = jax.lax.stop_gradient(jax.nn.softmax(_wide(logits) / temperature))
+    return jnp.stack(
+        [
+            sum(
+                kl_to_target(logits[i], probs[j], temperature=temperature)
+                for j in range(peers)
+                if j != i
+            )
+            / (peers - 1)
+            for i in range(peers)
+        ]
+    )
+
+
 def loss_fn(
     logits: jax.Array,
     labels: jax.Array,
@@ -85,7 +170,6 @@ def loss_fn(
       (0 or 1).
     """
     probs = target.probs
-    label_probs = as_probs(labels, logits.shape[-1])
     hard = cross_entropy(logits, labels)
     if target.support == "others":
         mask = other_classes(labels, logits.shape[-1])
@@ -99,9 +183,26 @@ def loss_fn(
     return loss, {
         "cross_entropy": hard,
         "distillation": soft,
-        "target_entropy": entropy(probs),
-        "target_true_mass": jnp.sum(label_probs * probs, axis=-1),
-        "degenerate": target.degenerate.astype(hard.dtype),
+        **describe_target(target, labels),
+    }
+
+
+def describe_target(target: SoftTarget, labels: jax.Array) -> dict[str, jax.Array]:
+    """What a soft target is like, each `[batch]`.
+
+    Args:
+      target: any.
+      labels: ints `[batch]` or probabilities `[batch, classes]`.
+
+    Returns:
+      `target_entropy` (nats, in [0, log K]), `target_true_mass` (its share on the
+      label, in [0, 1]) and `degenerate` (0 or 1).
+    """
+    label_probs = as_probs(labels, target.probs.shape[-1])
+    return {
+        "target_entropy": entropy(target.probs),
+        "target_true_mass": jnp.sum(label_probs * target.probs, axis=-1),
+        "degenerate": target.degenerate.astype(target.probs.dtype),
     }
 
 

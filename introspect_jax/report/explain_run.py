@@ -16,7 +16,7 @@ from introspect_jax.errors import UserError
 from introspect_jax.explain import metrics, render
 from introspect_jax.explain.attribution import explain_fn
 from introspect_jax.explain.similarity import class_similarity
-from introspect_jax.methods.introspective import explanation_options
+from introspect_jax.methods.explaining import explanation_options
 from introspect_jax.models import make_logits_fn
 from introspect_jax.report import explained, figures
 from introspect_jax.report.load import Run

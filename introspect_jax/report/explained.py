@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax.explain.attribution import explain_fn
 from introspect_jax.explain.similarity import class_similarity
-from introspect_jax.methods.introspective import explanation_options
+from introspect_jax.methods.explaining import explanation_options
 from introspect_jax.models import make_logits_fn
 from introspect_jax.train.experiment import Experiment
 

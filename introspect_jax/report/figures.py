@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from introspect_jax.data.batches import padded_batches
 from introspect_jax.explain import render
 from introspect_jax.explain.similarity import class_similarity
-from introspect_jax.methods.introspective import explanation_options
+from introspect_jax.methods.explaining import explanation_options
 from introspect_jax.models import make_logits_fn
 from introspect_jax.report import explained
 from introspect_jax.report.explained import Explained

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax.config import default_config, validate
 from introspect_jax.data import sources
+from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.train.checkpoint import Checkpoints
 from introspect_jax.train.experiment import Experiment, build
@@ -20,44 +21,64 @@ class Run:
     """A trained network and all that it came from.
 
     Attributes:
-      experiment: rebuilt from the config.
+      experiment: rebuilt from the config; it can explain and evaluate, not train.
       variables: of the network as it is deployed.
       step: that they are of.
+      state_sha256: of the state that they are from.
     """
 
     experiment: Experiment
     variables: Any
     step: int
+    state_sha256: str
 
 
-def load_run(path: str) -> Run:
-    """The newest intact checkpoint of a work folder.
+def absolute(path: str) -> epath.Path:
+    """A work folder whatever the current folder will be."""
+    return epath.Path(path) if "://" in path else epath.Path(path).resolve()
+
+
+def load_config(path: str) -> ConfigDict:
+    """The config of a work folder, with the defaults of fields that came later.
 
     Raises:
-      UserError: not the work folder of a run, or of one without a checkpoint.
+      UserError: not the work folder of a run, or one that this version cannot read.
     """
-    workdir = epath.Path(path) if "://" in path else epath.Path(path).resolve()
-    stored = workdir / "config.json"
+    stored = absolute(path) / "config.json"
     if not stored.exists():
         raise UserError(
-            f"{path!r} is not the work folder of a run: it has no config.json; train "
-            "first, or give --workdir the folder that launch/main.py named"
+            f"{path!r} is not the work folder of a run: it has no config.json; give "
+            "the folder that launch/main.py named"
         )
     config = default_config()
     try:
         config.update(ConfigDict(json.loads(stored.read_text())))
         validate(config)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         reason = str(error).strip("'\"").splitlines()[0]
         raise UserError(
             f"{str(stored)!r} cannot be used by this version: {reason}"
         ) from error
-    experiment = build(config, sources.load(config.data))
-    checkpoints = Checkpoints(workdir, config.checkpoints_kept)
+    return config.lock()
+
+
+def load_run(path: str, dataset: Dataset | None = None) -> Run:
+    """The newest intact checkpoint of a work folder.
+
+    Args:
+      path: the folder.
+      dataset: of the config, if it is at hand.
+
+    Raises:
+      UserError: not the work folder of a run, or of one without a checkpoint.
+    """
+    config = load_config(path)
+    experiment = build(config, dataset or sources.load(config.data))
+    checkpoints = Checkpoints(absolute(path), config.checkpoints_kept)
     restored = checkpoints.restore_newest(experiment.abstract_state())
     checkpoints.close()
     if restored is None:
         raise UserError(f"{path!r} has no checkpoint yet; let the run train further")
-    state, _ = restored
+    state, meta = restored
     variables = deployed_variables(experiment.method, state)
-    return Run(experiment, variables, int(state.step))
+    return Run(experiment, variables, int(state.step), meta["state_sha256"])

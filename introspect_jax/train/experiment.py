@@ -18,7 +18,7 @@ from introspect_jax.data.sources import Dataset, Source
 from introspect_jax.errors import UserError
 from introspect_jax.evaluate import summarize
 from introspect_jax.explain.checks import check_independent
-from introspect_jax.methods import Context, Method
+from introspect_jax.methods import Context, Method, Teacher
 from introspect_jax.models import make_logits_fn
 from introspect_jax.train import optimizer as optimizers
 from introspect_jax.train.parallel import make_mesh, replicated, split
@@ -39,7 +39,7 @@ class Experiment:
       optimizer: of the method's parameters.
       train_step: `(state, batch) -> (state, metrics)`, jitted, donates the state.
       eval_step: `(variables, images, labels) -> {name: [batch]}`, jitted.
-      positions: step -> positions `[batch]` in the training split.
+      positions: step -> positions in the training split.
       steps_per_epoch: full batches in the training split.
     """
 
@@ -49,7 +49,7 @@ class Experiment:
     mesh: Mesh
     method: Method
     optimizer: optax.GradientTransformation
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    train_step: Any  # a jitted function has `lower`, which no type says
     eval_step: Callable[..., dict[str, jax.Array]]
     positions: Callable[[int], np.ndarray]
     steps_per_epoch: int
@@ -61,7 +61,7 @@ class Experiment:
     @property
     def streams(self) -> bool:
         """Whether training images are read while training."""
-        return _megabytes(self.dataset) > self.config.data.device_megabytes
+        return self.dataset.megabytes > self.config.data.device_megabytes
 
     def init_state(self) -> TrainState:
         """The state before the first step, on all devices."""
@@ -108,15 +108,18 @@ class Experiment:
         The same examples in the same order whether they lie on the device or stream.
         """
         divided, everywhere = split(self.mesh), replicated(self.mesh)
-        seed = jax.device_put(np.uint32(self.config.seed), everywhere)
+        fixed = jax.device_put(
+            {
+                "seed": np.uint32(self.config.seed),
+                "constants": self.method.constants(),
+            },
+            everywhere,
+        )
         steps = range(start, self.config.total_steps)
 
         def placed(step: int, **arrays: np.ndarray) -> Batch:
             index = self.positions(step).astype(np.int32)
-            return {
-                "seed": seed,
-                **jax.device_put({"index": index, **arrays}, divided),
-            }
+            return fixed | jax.device_put({"index": index, **arrays}, divided)
 
         if not self.streams:
             train = self.dataset.train
@@ -133,6 +136,21 @@ class Experiment:
         )
         for step, (images, labels) in zip(steps, read, strict=True):
             yield placed(step, image=images, label=labels)
+
+    def compile(
+        self, state: TrainState, batch: Batch
+    ) -> tuple[Callable[..., Any], float | None]:
+        """The compiled training step, and its FLOPs, all devices together.
+
+        They are counted in the program as it was traced, before any optimisation, so
+        that they do not depend on the device; None where the backend cannot count.
+        """
+        lowered = self.train_step.lower(state, batch)
+        try:
+            analysis = lowered.cost_analysis() or {}
+        except NotImplementedError:
+            analysis = {}
+        return lowered.compile(), analysis.get("flops")
 
     def evaluate(self, variables: Any, source: Source) -> dict[str, float]:
         """`top1`, `top5`, `nll` and `ece` of every example of a split, exactly."""
@@ -157,13 +175,20 @@ class Experiment:
         )
 
 
-def build(config: ConfigDict, dataset: Dataset, devices=None) -> Experiment:
+def build(
+    config: ConfigDict,
+    dataset: Dataset,
+    devices=None,
+    *,
+    teacher: Teacher | None = None,
+) -> Experiment:
     """Puts the parts of an experiment together.
 
     Args:
       config: validated.
       dataset: of `data.sources.load`.
       devices: by default all.
+      teacher: of `teachers.find`; needed for training by methods that have one.
 
     Raises:
       UserError: parts that do not fit each other.
@@ -178,14 +203,6 @@ def build(config: ConfigDict, dataset: Dataset, devices=None) -> Experiment:
         raise UserError(
             f"batch_size is {config.batch_size}, more than the {examples} training "
             "examples"
-        )
-    if _megabytes(dataset) <= config.data.device_megabytes:
-        dataset = dataclasses.replace(
-            dataset,
-            train=dataset.train.loaded(),
-            validation=dataset.validation.loaded(),
-            # Not read before it is first asked for, which is at the end.
-            test=dataset.test.loaded_once(),
         )
     order = Order(config.seed, examples, config.batch_size)
     model = models.build(
@@ -207,6 +224,10 @@ def build(config: ConfigDict, dataset: Dataset, devices=None) -> Experiment:
             num_examples=examples,
             train_labels=_labels(dataset.train),
             order=order,
+            mixes_examples=bool(
+                config.data.augment.mixup or config.data.augment.cutmix
+            ),
+            teacher=teacher,
         ),
     )
     schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
@@ -236,8 +257,3 @@ def build(config: ConfigDict, dataset: Dataset, devices=None) -> Experiment:
 def _labels(source: Source) -> np.ndarray | None:
     """All labels, where reading them costs nothing."""
     return source.take(np.arange(len(source)))[1] if source.in_memory else None
-
-
-def _megabytes(dataset: Dataset) -> float:
-    """Of the training images as uint8."""
-    return len(dataset.train) * float(np.prod(dataset.image_shape)) / 1e6

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import time
 
@@ -91,17 +92,28 @@ def _run_steps(
     """The loop itself, from the step of `state` to the last, which is always saved."""
     config = experiment.config
     validation_split = experiment.dataset.validation
-    start, before, began = int(state.step), meta["seconds"], time.monotonic()
+    start, before = int(state.step), meta["seconds"]
     batches = experiment.batches(start)
+    if start < config.total_steps:
+        first = next(batches)  # a teacher may be trained here, on its own account
+        batches = itertools.chain([first], batches)
+    began = time.monotonic()
+    reporter.start(start)
+    if start < config.total_steps:
+        paused = reporter.pause()
+        train_step, flops = experiment.compile(state, first)
+        reporter.resume(paused)
+    if start == 0:
+        metrics.write(0, "cost", _cost(experiment, state, flops))
     pending: list[tuple[int, dict[str, jax.Array]]] = []
 
     def log(step: int) -> None:
         if pending:
             means = _fetch(pending, checkpoints)
             speed = reporter.log(step, means)
-            metrics.write(step, "train", means | {"images_per_second": speed})
+            seconds = {"step_seconds": config.batch_size / speed}
+            metrics.write(step, "train", means | {"images_per_second": speed} | seconds)
 
-    reporter.start(start)
     for step in range(start, config.total_steps + 1):
         done = step == config.total_steps
         evaluating = step % config.eval_steps == 0 or done
@@ -123,7 +135,7 @@ def _run_steps(
             reporter.resume(paused)
         if done:
             break
-        state, values = experiment.train_step(state, next(batches))
+        state, values = train_step(state, next(batches))
         # Wait for the step before, so that at most two are under way; its metrics stay
         # on the device until they are logged.
         if pending:
@@ -133,6 +145,22 @@ def _run_steps(
         if (step + 1) % config.log_steps == 0:
             log(step + 1)
     return state, meta
+
+
+def _cost(
+    experiment: Experiment, state: TrainState, flops: float | None
+) -> dict[str, float]:
+    """What a step and a deployed network take, whatever the device."""
+
+    def count(params) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    deployed = deployed_variables(experiment.method, state)
+    known = {} if flops is None else {"flops_per_step": flops}
+    return known | {
+        "parameters_trained": count(state.params),
+        "parameters_deployed": count(deployed["params"]),
+    }
 
 
 def _fetch(pending: list, checkpoints: Checkpoints) -> dict[str, float]:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import statistics
 import tempfile
 import time
 
@@ -30,7 +31,8 @@ class Metrics:
         from tensorboardX import SummaryWriter
 
         self._path = workdir / "metrics.jsonl"
-        self._records = [r for r in read_lines(self._path) if r["step"] <= start]
+        before = read_lines(self._path) if start else []
+        self._records = [r for r in before if r["step"] <= start]
         self._rewrite()
         # Object stores cannot append: records and events are kept here and sent whole.
         self._remote = workdir / "tensorboard" if "://" in str(workdir) else None
@@ -64,6 +66,26 @@ class Metrics:
             self._remote.mkdir(parents=True, exist_ok=True)
             for file in epath.Path(self._local).iterdir():
                 (self._remote / file.name).write_bytes(file.read_bytes())
+
+
+def read_cost(workdir: epath.Path) -> dict[str, float]:
+    """What a run cost, from its records.
+
+    Returns:
+      `parameters_trained` and `parameters_deployed`, `step_seconds` (the median over
+      its logs, without compilation) and `flops_per_step` (all devices together), as
+      far as they are known.
+    """
+    records = read_lines(workdir / "metrics.jsonl")
+    cost = {
+        name: value
+        for record in records
+        if record.get("split") == "cost"
+        for name, value in record.items()
+        if name not in ("step", "split")
+    }
+    seconds = [r["step_seconds"] for r in records if "step_seconds" in r]
+    return cost | ({"step_seconds": statistics.median(seconds)} if seconds else {})
 
 
 class Reporter(contextlib.AbstractContextManager):

@@ -1,7 +1,6 @@
 """All that changes while training, and nothing else."""
 
 import hashlib
-import zlib
 from typing import Any
 
 import flax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from introspect_jax.keys import stream_key
 from introspect_jax.methods import Method
 
 PyTree = Any
@@ -34,12 +34,6 @@ class TrainState:
     opt_state: PyTree
     average: PyTree
     method_state: PyTree
-
-
-def stream_key(seed: jax.Array | int, name: str, step: jax.Array | int) -> jax.Array:
-    """The random key of a purpose at a step: no key is ever carried."""
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-    return jax.random.fold_in(key, step)
 
 
 def init_state(

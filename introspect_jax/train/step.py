@@ -10,9 +10,10 @@ from jax.sharding import Mesh
 
 from introspect_jax.data.augment import augment, center_crop, normalize
 from introspect_jax.evaluate import per_example
+from introspect_jax.keys import stream_key
 from introspect_jax.methods import Method
 from introspect_jax.train.parallel import replicated, split
-from introspect_jax.train.state import TrainState, stream_key
+from introspect_jax.train.state import TrainState
 
 Batch = dict[str, Any]
 
@@ -29,10 +30,11 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """`train_step(state, batch) -> (state, metrics)`, jitted, the state donated.
 
-    A batch is `{"seed": uint32, "index": int32 [batch]}` with either `"pool"`, the
-    images and labels of the whole training split, or `"image"` uint8
-    `[batch, h, w, c]` and `"label"` int32 `[batch]`. The seed is an argument, so that
-    runs that differ in it alone share one compiled program.
+    A batch is `{"seed": uint32, "index": int32 [batch], "constants": ...}`, the last of
+    them `Method.constants()`, with either `"pool"`, the images and labels of the whole
+    training split, or `"image"` uint8 `[batch, h, w, c]` and `"label"` int32 `[batch]`.
+    The seed is an argument, so that runs that differ in it alone share one compiled
+    program.
 
     Args:
       method: of `methods.make`.
@@ -65,7 +67,12 @@ def make_train_step(
             state.params,
             state.model_state,
             state.method_state,
-            {"image": images, "label": label_probs, "index": index},
+            {
+                "image": images,
+                "label": label_probs,
+                "index": index,
+                "constants": batch["constants"],
+            },
             state.step,
             stream_key(seed, "method", state.step),
         )

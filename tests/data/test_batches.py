@@ -67,7 +67,8 @@ def test_subsets_of_subsets(source):
         return source.read(numbers)
 
     lazy = Source(read, np.arange(23)).subset(np.arange(4))
-    loaded = lazy.loaded()
-    loaded.take(np.arange(4))
-    loaded.loaded().take(np.arange(2))
+    held = lazy.held()
+    assert calls == []
+    held.take(np.arange(4))
+    held.held().take(np.arange(2))
     assert calls == [4]

@@ -43,7 +43,7 @@ def test_resized_on_reading(config):
     config.load_size = 3
     data = sources.load(config)
     assert data.image_shape == (3, 3, 3)
-    assert data.train.loaded().take(np.arange(5))[0].shape == (5, 3, 3, 3)
+    assert data.train.take(np.arange(5))[0].shape == (5, 3, 3, 3)
 
 
 def test_part_of_a_split(config):
@@ -63,7 +63,7 @@ def test_labels_that_are_not_there(tmp_path, config):
     write(tmp_path, "blind", ["no", "yes"], splits)
     config.name, config.data_dir = "blind", str(tmp_path)
     with pytest.raises(UserError, match=r"labels must lie in 0\.\.1, got -1"):
-        sources.load(config).test.loaded()
+        sources.load(config).test.take(np.arange(8))
 
 
 def test_images_of_many_sizes_need_a_size(tmp_path, config):
@@ -76,7 +76,7 @@ def test_images_of_many_sizes_need_a_size(tmp_path, config):
     with pytest.raises(UserError, match=r"set data\.load_size"):
         sources.load(config)
     config.load_size = 4
-    assert sources.load(config).test.loaded().take(np.arange(2))[0].shape[1:] == (
+    assert sources.load(config).test.take(np.arange(2))[0].shape[1:] == (
         4,
         4,
         3,

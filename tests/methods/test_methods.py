@@ -1,55 +1,41 @@
+"""What all methods have in common."""
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from conftest import TinyBackbone
+from harness import batch, context, loss, make
 
 from introspect_jax import methods, models
 from introspect_jax.config import default_config
 from introspect_jax.errors import UserError
-from introspect_jax.methods import Context
+from introspect_jax.methods.base import METRICS
+
+NAMES = sorted(methods.modules())
 
 
-def context(classes=4):
-    return Context(
-        model=models.Classifier(TinyBackbone(), classes),
-        num_classes=classes,
-        image_shape=(8, 8, 1),
-        total_steps=100,
-        steps_per_epoch=10,
-    )
+def test_the_comparison_set_is_there():
+    assert NAMES == [
+        "complement_entropy",
+        "confidence_penalty",
+        "cs_kd",
+        "dml",
+        "introspective",
+        "kd",
+        "label_smoothing",
+        "ps_kd",
+        "standard",
+        "tf_kd_reg",
+        "tf_kd_self",
+    ]
 
 
-def make(name, classes=4, **options):
-    config = default_config()
-    config.method.name = name
-    config.method[name].update(options)
-    return methods.make(config.method, context(classes))
-
-
-@pytest.fixture
-def batch():
-    images = jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
-    labels = jax.nn.one_hot(jnp.arange(8) % 4, 4)
-    return {"image": images, "label": labels, "index": jnp.arange(8)}
-
-
-def log_probs(method, batch):
-    params, model_state, _ = method.init(jax.random.key(1))
-    logits, _ = method.model.apply(
-        {"params": params, **model_state},
-        batch["image"],
-        train=True,
-        mutable=["batch_stats"],
-    )
-    return np.asarray(jax.nn.log_softmax(logits), np.float64)
-
-
-@pytest.mark.parametrize("name", sorted(methods.modules()))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_file_describes_itself(name):
     module = methods.modules()[name]
-    assert "\n" not in module.SUMMARY
-    assert module.SOURCE
+    line = next(x for x in methods.describe().splitlines() if x.split()[0] == name)
+    assert module.SUMMARY in line
+    assert module.SOURCE in line
+    assert "\n" not in module.SUMMARY + module.SOURCE
     method = make(name)
     params, model_state, method_state = method.init(jax.random.key(0))
     variables = method.predict(params, model_state, method_state)
@@ -57,85 +43,58 @@ def test_every_file_describes_itself(name):
     assert logits.shape == (2, 4)
 
 
-def loss(method, batch, step=0):
-    state = method.init(jax.random.key(1))
-    return method.loss(*state, batch, jnp.asarray(step), jax.random.key(2))
-
-
-def test_standard_is_the_mean_cross_entropy(batch):
-    method = make("standard")
-    value, (model_state, method_state, metrics) = loss(method, batch)
-    wanted = -(np.asarray(batch["label"]) * log_probs(method, batch)).sum(-1)
-    np.testing.assert_allclose(value, wanted.mean(), rtol=1e-5)
-    assert method_state == {}
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_keeps_the_same_books(name):
+    method = make(name)
+    value, (model_state, method_state, metrics) = loss(method, step=10)
+    assert metrics.keys() >= set(METRICS)
+    assert all(metric.shape == () for metric in metrics.values())
+    assert value.shape == ()
     assert 0 <= metrics["accuracy"] <= 1
-    before = method.init(jax.random.key(1))[1]
-    assert not np.allclose(jax.tree.leaves(before)[0], jax.tree.leaves(model_state)[0])
+    assert 0 <= metrics["target_true_mass"] <= 1 + 1e-6
+    assert 0 <= metrics["target_entropy"] <= jnp.log(4) + 1e-6
+    assert metrics["degenerate"] == 0
+    assert metrics["loss_weights"] > 0
+    # The statistics move, and the state keeps its structure.
+    before = method.init(jax.random.key(1))
+    assert jax.tree.structure(method_state) == jax.tree.structure(before[2])
+    assert any(
+        (a != b).any()
+        for a, b in zip(
+            jax.tree.leaves(before[1]), jax.tree.leaves(model_state), strict=True
+        )
+    )
 
 
-def test_label_smoothing_by_its_formula(batch):
-    method = make("label_smoothing", epsilon=0.2)
-    value, _ = loss(method, batch)
-    targets = 0.8 * np.asarray(batch["label"]) + 0.2 / 4
-    wanted = -(targets * log_probs(method, batch)).sum(-1).mean()
-    np.testing.assert_allclose(value, wanted, rtol=1e-5)
-
-
-def test_introspection_changes_no_statistics(batch):
-    """The batch statistics after a step are those of standard training."""
-    _, (introspective, _, _) = loss(make("introspective", ramp_up=0.0), batch, step=5)
-    _, (standard, _, _) = loss(make("standard"), batch)
-    for a, b in zip(
-        jax.tree.leaves(introspective), jax.tree.leaves(standard), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_introspective_reports_its_target(batch):
-    _, (_, _, metrics) = loss(make("introspective"), batch, step=10)
-    assert metrics.keys() >= {
-        "accuracy",
-        "cross_entropy",
-        "distillation",
-        "target_entropy",
-        "target_true_mass",
-        "degenerate",
-        "weight",
+@pytest.mark.parametrize("name", NAMES)
+def test_the_scale_does_not_depend_on_the_batch(name):
+    """The loss of a batch is that of the same batch twice."""
+    method = make(name)
+    once = batch(method)
+    pairs = jnp.arange(8).repeat(2).reshape(4, 4)[:, (0, 2, 1, 3)]  # x, x', x, x'
+    twice = {
+        key: value if key == "constants" else value[pairs.ravel()]
+        for key, value in once.items()
     }
-    assert 0 < metrics["target_entropy"] <= np.log(3) + 1e-6
-    assert metrics["target_true_mass"] == 0
-    np.testing.assert_allclose(metrics["weight"], 0.1 * 10 / 20, rtol=1e-6)
+    if name == "ps_kd":  # an index comes once
+        twice["index"] = jnp.arange(16)
+    one, two = (loss(method, given, step=10)[0] for given in (once, twice))
+    assert jnp.allclose(one, two, rtol=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "says"),
-    [
-        ("label_smoothing", {"epsilon": 1.0}, "epsilon must lie in"),
-        ("label_smoothing", {"spread": "other"}, "did you mean 'others'"),
-        ("introspective", {"explanation": "gradien"}, "did you mean 'gradient'"),
-        ("introspective", {"similarity": "cos"}, "there are: projection, cosine, dot"),
-        ("introspective", {"norms": "none"}, "there are: exact, last_layer"),
-        ("introspective", {"support": "rest"}, "there are: others, all"),
-        ("introspective", {"temperature": -0.5}, "above 0"),
-        ("introspective", {"student_temperature": 0.0}, "above 0"),
-        ("introspective", {"weight": -0.1}, "must not be negative"),
-        ("introspective", {"weight": 1.5, "support": "all"}, "at most 1"),
-        ("introspective", {"ramp_up": 2.0}, "share of all steps"),
-    ],
-)
-def test_options_out_of_range(name, options, says):
-    with pytest.raises(UserError, match=says):
-        make(name, **options)
-
-
-def test_two_classes_need_the_support_all():
-    with pytest.raises(UserError, match="support=all"):
-        make("introspective", classes=2)
-    assert make("introspective", classes=2, support="all")
+@pytest.mark.parametrize("name", [n for n in NAMES if methods.teacher_kind(n)])
+def test_without_a_teacher(name):
+    """It can be looked at, not trained."""
+    method = make(name, given={"teacher": None})
+    assert method.init(jax.random.key(0))
+    with pytest.raises(UserError, match=r"method\.teacher=RUN"):
+        method.constants()
 
 
 def test_unknown_method():
     config = default_config()
     config.method.name = "introspection"
-    with pytest.raises(UserError, match="introspective, label_smoothing, standard"):
+    with pytest.raises(
+        UserError, match=r"did you mean 'introspective'.*, ps_kd, stand"
+    ):
         methods.make(config.method, context())

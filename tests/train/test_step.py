@@ -5,6 +5,7 @@ import pytest
 from conftest import trees_equal
 
 from introspect_jax.data import sources
+from introspect_jax.keys import stream_key
 from introspect_jax.methods import modules
 from introspect_jax.train.experiment import build
 from introspect_jax.train.parallel import make_mesh
@@ -12,7 +13,6 @@ from introspect_jax.train.state import (
     deployed_variables,
     init_state,
     state_sha256,
-    stream_key,
 )
 
 pytestmark = pytest.mark.usefixtures("tiny_model")

@@ -1,0 +1,69 @@
+"""Complement entropy: the outputs on the other classes are made uniform."""
+
+from ml_collections import ConfigDict
+
+from introspect_jax.errors import UserError
+from introspect_jax.methods.base import (
+    Context,
+    Method,
+    check_choice,
+    check_range,
+    one_network,
+)
+from introspect_jax.objectives.losses import (
+    complement_entropy,
+    cross_entropy,
+    describe_target,
+    loss_fn,
+)
+from introspect_jax.objectives.targets import uniform_others
+
+SUMMARY = "cross entropy, and outputs made uniform over the other classes"
+SOURCE = "Chen et al., Complement Objective Training, ICLR 2019 (arXiv 1903.01182)"
+FORMS = ("distillation", "entropy")
+
+
+def default_config() -> ConfigDict:
+    """`weight` and `form` of the second term, with r the outputs among the others:
+
+    * `"distillation"`: `KL(uniform || r)`, which is introspective learning without
+      introspection: the two differ in the target alone;
+    * `"entropy"`: `KL(r || uniform) = log(K - 1) - H(r)`, the paper's up to a constant.
+
+    The paper takes steps on the two terms in turn, and divides the second by K; here
+    they are added, so that a step is a step in every method.
+    """
+    return ConfigDict({"weight": 0.1, "form": "distillation"})
+
+
+def make(config: ConfigDict, context: Context) -> Method:
+    """The method.
+
+    Raises:
+      UserError: a negative weight, an unknown form, or two classes.
+    """
+    check_range("complement_entropy", config, weight=(0, float("inf"), "[)"))
+    check_choice("complement_entropy", config, form=FORMS)
+    if context.num_classes <= 2:
+        raise UserError(
+            f"the data have {context.num_classes} classes, so there is nothing among "
+            "the others that could be made uniform; use another method"
+        )
+    weight, form = config.weight, config.form
+
+    def objective(logits, batch, key):
+        del key
+        labels = batch["label"]
+        target = uniform_others(labels, context.num_classes)
+        if form == "distillation":
+            losses, metrics = loss_fn(logits, labels, target, weight=weight)
+        else:
+            hard = cross_entropy(logits, labels)
+            # The entropy of the target is log(K - 1), or 0 where there are no others.
+            metrics = describe_target(target, labels)
+            gap = metrics["target_entropy"] - complement_entropy(logits, labels)
+            losses = hard + weight * gap
+            metrics |= {"cross_entropy": hard, "distillation": gap}
+        return losses, metrics | {"loss_weights": 1.0 + weight}
+
+    return one_network(context, objective)

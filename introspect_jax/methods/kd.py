@@ -1,0 +1,93 @@
+"""Knowledge distillation from a teacher, in full or one component of it."""
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from introspect_jax.errors import UserError
+from introspect_jax.methods.base import (
+    Context,
+    Method,
+    check_choice,
+    check_range,
+    one_network,
+    permutation_constant,
+    shuffle_keys,
+    teacher_logits,
+    teacher_of,
+)
+from introspect_jax.objectives.components import (
+    COMPONENTS,
+    PERMUTATIONS,
+    component,
+    component_loss,
+)
+from introspect_jax.objectives.losses import cross_entropy, describe_target
+from introspect_jax.objectives.targets import teacher_target
+
+SUMMARY = "distillation from a teacher, or from one component of what it says"
+SOURCE = (
+    "Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015 "
+    "(arXiv 1503.02531); components: objectives/components.py"
+)
+TEACHER = "any network"
+
+
+def default_config() -> ConfigDict:
+    """`(1 - alpha) CE + alpha T^2 KL(component of p_T of the teacher || p_T)`.
+
+    Defaults are those of RepDistiller and of most code since (Tian et al. 2020).
+    """
+    return ConfigDict(
+        {
+            "alpha": 0.9,
+            "temperature": 4.0,
+            "component": "full",
+            "permutation": "fresh",  # of the components that shuffle
+        }
+    )
+
+
+def make(config: ConfigDict, context: Context) -> Method:
+    """The method.
+
+    Raises:
+      UserError: an option out of range, or a component that two classes do not have.
+    """
+    check_choice("kd", config, component=COMPONENTS, permutation=PERMUTATIONS)
+    check_range("kd", config, alpha=(0, 1, "[]"), temperature=(0, float("inf"), "()"))
+    if config.component in ("others", "uniform") and context.num_classes <= 2:
+        raise UserError(
+            f"the data have {context.num_classes} classes, so the component "
+            f"{config.component!r} is always the same; use another"
+        )
+    alpha, temperature, name = config.alpha, config.temperature, config.component
+    permutation = config.permutation
+
+    def constants():
+        teacher = teacher_of(context)
+        given = {"teacher": teacher.variables()}
+        if name == "class_average":
+            means = teacher.mean_probs(temperature)
+            given["class_means"] = jnp.asarray(means, jnp.float32)
+        return given | permutation_constant(context, name)
+
+    def objective(logits, batch, key):
+        labels = batch["label"]
+        whole = teacher_target(teacher_logits(context, batch), temperature)
+        target = component(
+            whole,
+            labels,
+            name,
+            keys=shuffle_keys(permutation, batch, key),
+            class_means=batch["constants"].get("class_means"),
+        )
+        hard = cross_entropy(logits, labels)
+        soft = component_loss(logits, labels, target, name, temperature)
+        return (1 - alpha) * hard + alpha * soft, {
+            "cross_entropy": hard,
+            "distillation": soft,
+            "loss_weights": 1.0,
+            **describe_target(target, labels),
+        }
+
+    return one_network(context, objective, constants=constants)

@@ -1,0 +1,102 @@
+"""What the tests of all methods share: a tiny network, a batch, a teacher."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from conftest import TinyBackbone
+
+from introspect_jax import methods, models
+from introspect_jax.config import default_config
+from introspect_jax.data.batches import Order
+from introspect_jax.methods import Context, Teacher
+
+CLASSES = 4
+
+
+def teacher(classes=CLASSES):
+    """Random values; what it would say of a class on average is made up."""
+    model = models.Classifier(TinyBackbone(), classes)
+    images = jnp.zeros((1, 8, 8, 1))
+    variables = model.init(jax.random.key(7), images, train=True)
+    kernel = variables["params"]["head"]["kernel"]
+    variables["params"]["head"]["kernel"] = 5 * kernel  # an untrained one says nothing
+    means = np.random.RandomState(0).dirichlet(np.ones(classes), classes)
+    return Teacher(model, lambda: variables, lambda temperature: means)
+
+
+def context(classes=CLASSES, **changes):
+    labels = np.arange(24) % classes
+    fields = {
+        "model": models.Classifier(TinyBackbone(), classes),
+        "num_classes": classes,
+        "image_shape": (8, 8, 1),
+        "total_steps": 100,
+        "steps_per_epoch": 10,
+        "batch_size": 8,
+        "num_examples": len(labels),
+        "train_labels": labels,
+        "order": Order(0, len(labels), 8),
+        "teacher": teacher(classes),
+    }
+    return Context(**fields | changes)
+
+
+def make(name, classes=CLASSES, given=None, **options):
+    """The method, with options of its config and, in `given`, of its context."""
+    config = default_config()
+    config.method.name = name
+    config.method[name].update(options)
+    return methods.make(config.method, context(classes, **given or {}))
+
+
+def images(count=8):
+    return jax.random.normal(jax.random.key(0), (count, 8, 8, 1))
+
+
+def batch(method, count=8, classes=CLASSES):
+    """Images, labels 0 1 2 3 0 1 2 3, and the method's constants."""
+    return {
+        "image": images(count),
+        "label": jax.nn.one_hot(jnp.arange(count) % classes, classes),
+        "index": jnp.arange(count),
+        "constants": method.constants(),
+    }
+
+
+def loss(method, given=None, step=0, states=None):
+    """`(loss, (model_state, method_state, metrics))` of new networks."""
+    states = states or method.init(jax.random.key(1))
+    given = given or batch(method)
+    return method.loss(*states, given, jnp.asarray(step), jax.random.key(2))
+
+
+def log_probs(method, inputs, temperature=1.0, params=None, model_state=None):
+    """Float64 `[batch, classes]` in train mode, of the new network by default."""
+    if params is None:
+        params, model_state, _ = method.init(jax.random.key(1))
+    logits, _ = method.model.apply(
+        {"params": params, **model_state}, inputs, train=True, mutable=["batch_stats"]
+    )
+    return np.asarray(
+        jax.nn.log_softmax(np.asarray(logits, np.float64) / temperature), np.float64
+    )
+
+
+def teacher_probs(inputs, temperature):
+    """`[batch, classes]` of `teacher()`."""
+    found = teacher()
+    logits = found.model.apply(found.variables(), inputs, train=False)
+    return np.asarray(jax.nn.softmax(logits / temperature), np.float64)
+
+
+def ce(labels, logs):
+    return -(np.asarray(labels) * logs).sum(-1)
+
+
+def kl(probs, logs):
+    return (probs * (np.log(probs) - logs)).sum(-1)
+
+
+def states_equal(found, wanted):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
