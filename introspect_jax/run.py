@@ -83,6 +83,7 @@ def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any
             "validation": len(experiment.dataset.validation),
             "test": len(test),
         },
+        "classes": dataset.describe_classes(),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(last["params"])),
         "cost": read_cost(workdir),
         "teacher": teachers.read_record(workdir),

@@ -25,6 +25,8 @@ from introspect_jax.workdir import default_workdir
 # and varied, not what they are. A teacher that saw the student's validation examples
 # would tell it about them.
 _FREE = ("data.data_dir", "data.device_megabytes", "data.read_threads", "data.augment.")
+# Of the teacher's summary, in that of its students.
+_RECORDED = ("test", "steps", "seconds", "cost")
 
 
 def find(
@@ -59,7 +61,7 @@ def find(
     if config.method.teacher:
         path = absolute(config.method.teacher)
         taught = load_config(config.method.teacher)
-        _check(config, taught, path, kind)
+        _check(config, taught, path, kind, dataset)
     else:
         taught = teacher_config(config)
         folder = default_workdir(name, taught).rpartition("/")[2]
@@ -136,13 +138,14 @@ def read_record(workdir: epath.Path) -> dict[str, Any] | None:
     return json.loads(stored.read_text()) if stored.exists() else None
 
 
-def _check(config: ConfigDict, taught: ConfigDict, path: epath.Path, kind: str) -> None:
+def _check(
+    config: ConfigDict,
+    taught: ConfigDict,
+    path: epath.Path,
+    kind: str,
+    dataset: Dataset,
+) -> None:
     """Raises a UserError for a teacher that cannot teach this student."""
-    summary = path / "summary.json"
-    if not summary.exists():
-        raise UserError(
-            f"the teacher {str(path)!r} is not finished; run its own command first"
-        )
     here, there = fields(config), fields(taught)
     for field in here:
         if not field.startswith("data.") or field.startswith(_FREE):
@@ -158,18 +161,38 @@ def _check(config: ConfigDict, taught: ConfigDict, path: epath.Path, kind: str) 
             f"{str(path)!r} is {taught.model.name}, this run {config.model.name}: use "
             "--config.method.name=kd"
         )
+    if not (path / "summary.json").exists():
+        raise UserError(
+            f"the teacher {str(path)!r} is not finished; run its own command first"
+        )
+    theirs, ours = _summary(path)["classes"], dataset.describe_classes()
+    if theirs != ours:
+        raise UserError(
+            f"the teacher {str(path)!r} was trained on other data: "
+            + (
+                f"{theirs['count']} classes there, {ours['count']} here"
+                if theirs["count"] != ours["count"]
+                else "the classes have other names"
+            )
+        )
 
 
-def _record(workdir: epath.Path, path: epath.Path, found: Run) -> None:
-    """Writes which teacher the run has, or compares it with what was written."""
+def _summary(path: epath.Path) -> dict[str, Any]:
     try:
         summary = json.loads((path / "summary.json").read_text())
-        wanted = summary["state_sha256"]
+        needed = ("state_sha256", "classes", *_RECORDED)
+        return {name: summary[name] for name in needed}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"summary.json of the teacher {str(path)!r} is damaged ({error}); remove "
             "it and run the teacher's command again"
         ) from error
+
+
+def _record(workdir: epath.Path, path: epath.Path, found: Run) -> None:
+    """Writes which teacher the run has, or compares it with what was written."""
+    summary = _summary(path)
+    wanted = summary["state_sha256"]
     if found.state_sha256 != wanted:
         raise UserError(
             f"the last checkpoint of the teacher {str(path)!r} is damaged or gone; "
@@ -190,6 +213,6 @@ def _record(workdir: epath.Path, path: epath.Path, found: Run) -> None:
             "model": config.model.name,
             "seed": config.seed,
             "state_sha256": wanted,
-            **{k: summary[k] for k in ("test", "steps", "seconds", "cost")},
+            **{name: summary[name] for name in _RECORDED},
         }
         write_json(workdir / "teacher.json", record)

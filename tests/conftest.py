@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from introspect_jax import models
 from introspect_jax.config import default_config
+from introspect_jax.methods import Teacher
 from introspect_jax.models.classifier import batch_norm, conv
 
 
@@ -47,6 +48,14 @@ def x64():
 
 
 @pytest.fixture
+def quick_compile():
+    """Programs that run for three steps are not worth optimising."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
 def tiny_model(monkeypatch):
     """Every model name builds a tiny network."""
 
@@ -55,6 +64,18 @@ def tiny_model(monkeypatch):
         return models.Classifier(TinyBackbone(), num_classes)
 
     monkeypatch.setattr(models, "build", build)
+
+
+@pytest.fixture
+def tiny_teacher():
+    """A teacher for the digits, of random values."""
+    model = models.Classifier(TinyBackbone(), 10)
+    images = jnp.zeros((1, 8, 8, 1))
+    variables = jax.jit(lambda key: model.init(key, images, train=True))(
+        jax.random.key(7)
+    )
+    means = np.random.RandomState(0).dirichlet(np.ones(10), 10)
+    return Teacher(model, lambda: variables, lambda temperature: means)
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from introspect_jax.methods import modules
+
 DIGITS = "--config=configs/digits.py"
 
 
@@ -141,3 +143,28 @@ def test_digits_reach_the_documented_accuracy(tmp_path):
         assert summary["seconds"] < 180
         scores.append(summary["test"]["last"]["top1"])
     assert np.mean(scores) >= 0.975
+
+
+@pytest.mark.slow
+def test_every_method_learns_the_digits(tmp_path):
+    """By its published defaults, and in at most four times the time of `standard`."""
+    summaries = {}
+    for name in modules():
+        done = command(
+            DIGITS, f"--config.method.name={name}", f"--workdir={tmp_path / name}"
+        )
+        assert done.returncode == 0, done.stderr
+        summaries[name] = json.loads((tmp_path / name / "summary.json").read_text())
+    for name, summary in summaries.items():
+        print(name, summary["test"]["last"]["top1"], summary["seconds"])
+    for name, summary in summaries.items():
+        assert summary["test"]["last"]["top1"] >= 0.95, name
+        assert summary["seconds"] <= 4 * summaries["standard"]["seconds"], name
+
+
+def test_help_lists_every_method():
+    done = command("--config.method.name=help")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(modules())
+    assert all(";" in line for line in lines)

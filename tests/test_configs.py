@@ -111,6 +111,7 @@ def test_docstring_tells_data_cost_and_result(path):
         ("data.validation_fraction", 1.0, "validation_fraction"),
         ("method.name", "introspectiv", "did you mean 'introspective'"),
         ("model.name", "resnet9", "there are: resnet8"),
+        ("method.teacher", "runs/it", "but 'introspective' learns from no teacher"),
         ("model.dtype", "float16", "there are: float32, bfloat16"),
         ("optimizer.name", "adam", "did you mean 'adamw'"),
         ("optimizer.schedule", "linear", "there are: cosine"),
@@ -130,6 +131,13 @@ def test_bad_values(field, value, says):
     config = default_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=says):
+        validate(config)
+
+
+def test_an_unknown_network_for_the_teacher():
+    config = default_config()
+    config.method.name, config.method.teacher_model = "kd", "resnet9"
+    with pytest.raises(ValueError, match="there are: resnet8"):
         validate(config)
 
 

@@ -5,7 +5,9 @@ Whatever it is, a source ends as uint8 images of one shape that are read by numb
 
 import dataclasses
 import functools
+import hashlib
 import importlib
+import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -72,6 +74,14 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def describe_classes(self) -> dict[str, int | str]:
+        """Their `count`, and the `sha256` of their names in order."""
+        names = json.dumps(self.class_names).encode()
+        return {
+            "count": self.num_classes,
+            "sha256": hashlib.sha256(names).hexdigest(),
+        }
 
     @property
     def megabytes(self) -> float:

@@ -3,10 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import trees_equal
+from etils import epath
 
 from introspect_jax.data import sources
 from introspect_jax.keys import stream_key
 from introspect_jax.methods import modules
+from introspect_jax.train.checkpoint import Checkpoints
 from introspect_jax.train.experiment import build
 from introspect_jax.train.parallel import make_mesh
 from introspect_jax.train.state import (
@@ -15,7 +17,7 @@ from introspect_jax.train.state import (
     state_sha256,
 )
 
-pytestmark = pytest.mark.usefixtures("tiny_model")
+pytestmark = pytest.mark.usefixtures("tiny_model", "quick_compile")
 
 
 def steps(experiment, count, start=0, state=None):
@@ -29,20 +31,48 @@ def steps(experiment, count, start=0, state=None):
 
 
 @pytest.fixture
-def experiment(digits_config):
+def experiment(digits_config, tiny_teacher):
     def make(devices=1, **changes):
         digits_config.update_from_flattened_dict(changes)
         dataset = sources.load(digits_config.data)
-        return build(digits_config, dataset, jax.devices()[:devices])
+        return build(
+            digits_config, dataset, jax.devices()[:devices], teacher=tiny_teacher
+        )
 
     return make
 
 
-@pytest.mark.parametrize("method", sorted(modules()))
-def test_one_and_eight_devices_agree(experiment, method):
-    config = {"method.name": method, "average_decay": 0.9}
-    one, _ = steps(experiment(1, **config), 5)
-    eight, _ = steps(experiment(8, **config), 5)
+VARIANTS = {
+    **{name: {} for name in modules()},
+    "kd, permuted": {"method.kd.component": "permuted"},
+    "introspective, confusion": {"method.introspective.source": "confusion"},
+    "introspective, random": {"method.introspective.source": "random_network"},
+    "introspective, average": {"method.introspective.component": "class_average"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_method_resumes_and_takes_any_number_of_devices(
+    experiment, variant, tmp_path
+):
+    """Three steps; the same bits with a checkpoint in between; the same on eight."""
+    config = {"method.name": variant.split(",")[0], "average_decay": 0.9}
+    config |= VARIANTS[variant]
+    if "introspective" in variant:
+        config["method.introspective.ramp_up"] = 0.0
+    made = experiment(1, **config)
+    one, _ = steps(made, 3)
+
+    before, _ = steps(made, 2)
+    checkpoints = Checkpoints(epath.Path(tmp_path), 1)
+    checkpoints.save(before, {"validation": None})
+    checkpoints.wait()
+    restored, _ = checkpoints.restore_newest(made.abstract_state())
+    checkpoints.close()
+    resumed, _ = steps(made, 1, start=2, state=restored)
+    assert trees_equal(one, resumed)
+
+    eight, _ = steps(experiment(8, **config), 3)
     leaf = jax.tree.leaves(eight.params)[0]
     assert len(leaf.sharding.device_set) == 8
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
