@@ -47,12 +47,14 @@ def x64():
         yield
 
 
-@pytest.fixture
-def quick_compile():
-    """Programs that run for three steps are not worth optimising."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(autouse=True)
+def quick_compile(request):
+    """Programs that run a few times are not worth optimising.
+
+    Except those of explanations: compilers were seen to get their sums wrong.
+    """
+    optimised = request.node.path.is_relative_to(ROOT / "tests" / "explain")
+    jax.config.update("jax_disable_most_optimizations", not optimised)
 
 
 @pytest.fixture

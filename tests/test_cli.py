@@ -84,7 +84,8 @@ def test_two_classes_have_no_others(tmp_path):
         "--config.batch_size=16",
         f"--workdir={tmp_path / 'run'}",
     ]
-    done = command(*arguments)
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = command(*arguments, **quick)
     assert done.returncode == 1
     assert "the data have 2 classes" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -93,6 +94,7 @@ def test_two_classes_have_no_others(tmp_path):
         *arguments,
         "--config.method.introspective.support=all",
         "--config.total_steps=2",
+        **quick,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "summary.json").exists()

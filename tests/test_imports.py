@@ -12,13 +12,16 @@ GROUND = {"explain", "objectives", "evaluate", "data", "models"}
 ALLOWED = {
     **{room: set() for room in GROUND},
     "introspection": {"explain", "objectives"},
-    "methods": GROUND | {"introspection"},
-    "train": GROUND | {"introspection", "methods"},
+    "keys": set(),
+    "methods": GROUND | {"introspection", "keys"},
+    "train": GROUND | {"introspection", "keys", "methods"},
     "config": {"methods", "models", "train"},
     "report": GROUND | {"introspection", "methods", "train", "config"},
     "workdir": {"config", "train"},
-    "run": GROUND | {"methods", "train", "report", "workdir", "introspect_jax"},
-    "cli": {"config"},
+    "teachers": GROUND | {"methods", "train", "report", "config", "workdir"},
+    "run": GROUND
+    | {"methods", "train", "report", "workdir", "teachers", "introspect_jax"},
+    "cli": {"config", "methods"},
     "errors": set(),
     "__init__": {"explain", "objectives", "introspection"},
 }

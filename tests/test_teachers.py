@@ -17,7 +17,7 @@ from introspect_jax.errors import UserError
 from introspect_jax.report.load import load_run
 from introspect_jax.train.progress import Reporter
 
-pytestmark = pytest.mark.usefixtures("tiny_model", "quick_compile")
+pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,10 @@
 """CS-KD: what the network says of another example of the class."""
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -34,8 +38,12 @@ def default_config() -> ConfigDict:
     A batch has a partner for each of its examples, as in the paper: the same examples
     in the same order as in other methods, and a forward pass more. Partners are a
     batch of their own and their batch statistics are not kept, so that the running
-    statistics are updated once a step. An example that is the only one of its class is
-    its own partner: its second term is 0.
+    statistics are updated once a step.
+
+    Where labels are not known before they are read (a training split that streams, see
+    data.device_megabytes) a partner is looked for in the batch itself. An example
+    without another of its class is its own partner: its second term is 0, and it is
+    counted in the metric `degenerate`.
     """
     return ConfigDict({"weight": 1.0, "temperature": 4.0})
 
@@ -44,8 +52,8 @@ def make(config: ConfigDict, context: Context) -> Method:
     """The method.
 
     Raises:
-      UserError: an option out of range, labels that cannot be known before, no class
-        with two examples, or an augmentation that mixes examples.
+      UserError: an option out of range, no class with two examples, or an augmentation
+        that mixes examples.
     """
     check_range(
         "cs_kd",
@@ -59,17 +67,26 @@ def make(config: ConfigDict, context: Context) -> Method:
             "data.augment.mixup and data.augment.cutmix to 0"
         )
     weight, temperature = config.weight, config.temperature
+    sampler = make_sampler(context)
 
     def loss(params, model_state, method_state, batch, step, key):
-        del step, key
-        # Every second example is the partner of the one before, see `make_sampler`.
-        images, labels = batch["image"][0::2], batch["label"][0::2]
+        del step
+        images, labels = batch["image"], batch["label"]
+        if sampler:
+            # Every second example is the partner of the one before.
+            images, labels = images[0::2], labels[0::2]
         logits, new_state = forward(context.model, params, model_state, images)
-        constant = jax.lax.stop_gradient(params)
-        partners, _ = forward(
-            context.model, constant, model_state, batch["image"][1::2]
-        )
-        target = teacher_target(partners, temperature)
+        if sampler:
+            constant = jax.lax.stop_gradient(params)
+            said, _ = forward(
+                context.model, constant, model_state, batch["image"][1::2]
+            )
+            alone = batch["index"][0::2] == batch["index"][1::2]
+        else:
+            partners = partners_in_batch(labels, key)
+            said, alone = logits[partners], partners == jnp.arange(len(labels))
+        target = teacher_target(said, temperature)
+        target = dataclasses.replace(target, degenerate=alone)
         hard = cross_entropy(logits, labels)
         soft = distillation(logits, labels, target, temperature)
         value, metrics = averaged(
@@ -85,25 +102,32 @@ def make(config: ConfigDict, context: Context) -> Method:
         )
         return value, (new_state, method_state, metrics)
 
-    return Method(
-        init_network(context),
-        loss,
-        predict_network,
-        context.model,
-        sampler=make_sampler(context),
-    )
+    init = init_network(context)
+    return Method(init, loss, predict_network, context.model, sampler=sampler)
 
 
-def make_sampler(context: Context):
+def partners_in_batch(label_probs: jax.Array, key: jax.Array) -> jax.Array:
+    """Positions `[batch]` of another example of the class, drawn; its own without one.
+
+    Args:
+      label_probs: `[batch, classes]`.
+      key: random key.
+    """
+    labels = jnp.argmax(label_probs, axis=-1)
+    here = jnp.arange(len(labels))
+    others = (labels[:, None] == labels[None]) & (here[:, None] != here[None])
+    draws = jnp.where(others, jax.random.uniform(key, others.shape), -1.0)
+    return jnp.where(jnp.any(others, axis=-1), jnp.argmax(draws, axis=-1), here)
+
+
+def make_sampler(context: Context) -> Callable[[int], np.ndarray] | None:
     """step -> positions `[2 * batch]`: each example, then its partner.
 
-    Side by side, so that devices which divide the batch have both.
+    Side by side, so that devices which divide the batch have both. None where labels
+    are not known.
     """
     if context.train_labels is None or context.order is None:
-        raise UserError(
-            "cs_kd pairs examples of a class and has to know all labels before: the "
-            "training split must fit into data.device_megabytes"
-        )
+        return None
     labels, order = context.train_labels, context.order
     counts = np.bincount(labels)
     if counts.max() < 2:

@@ -17,7 +17,7 @@ from introspect_jax.train.state import (
     state_sha256,
 )
 
-pytestmark = pytest.mark.usefixtures("tiny_model", "quick_compile")
+pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 def steps(experiment, count, start=0, state=None):
