@@ -25,6 +25,7 @@ from introspect_jax.workdir import default_workdir
 # and varied, not what they are. A teacher that saw the student's validation examples
 # would tell it about them.
 _FREE = ("data.data_dir", "data.device_megabytes", "data.read_threads", "data.augment.")
+_AGAIN = "Remove its summary.json and run its own command again"
 # Of the teacher's summary, in that of its students.
 _RECORDED = ("test", "steps", "seconds", "cost")
 
@@ -60,14 +61,16 @@ def find(
         return None
     if config.method.teacher:
         path = absolute(config.method.teacher)
+        if path == workdir:
+            raise UserError(
+                f"method.teacher {str(path)!r} is the work folder of this run"
+            )
         taught = load_config(config.method.teacher)
         _check(config, taught, path, kind, dataset)
     else:
         taught = teacher_config(config)
         folder = default_workdir(name, taught).rpartition("/")[2]
         path = workdir.parent / folder
-    if path == workdir:
-        raise UserError(f"method.teacher {str(path)!r} is the work folder of this run")
     loaded: list[Run] = []
 
     def load() -> Run:
@@ -75,7 +78,13 @@ def find(
             if not (path / "summary.json").exists():
                 logging.warning("the teacher is trained first, in %s", path)
                 train_first(name, taught, str(path))
-            found = load_run(str(path), dataset)
+            try:
+                # On one device: its batch need not be one that all could share.
+                found = load_run(str(path), dataset, jax.devices()[:1])
+            except UserError as error:
+                raise UserError(
+                    f"the teacher {str(path)!r}: {error}. {_AGAIN}"
+                ) from error
             _record(workdir, path, found)
             loaded.append(found)
         return loaded[0]
@@ -155,11 +164,22 @@ def _check(
                 f"the teacher {str(path)!r} was trained on other data: {field} is "
                 f"{there[field]!r} there, {here[field]!r} here"
             )
-    if kind == "same network" and config.model != taught.model:
+    differing = [
+        f"model.{n}"
+        for n in ("name", "stem")
+        if here[f"model.{n}"] != there[f"model.{n}"]
+    ]
+    if kind == "same network" and differing:
         raise UserError(
             f"{config.method.name} learns from a network of its own kind; the teacher "
-            f"{str(path)!r} is {taught.model.name}, this run {config.model.name}: use "
-            "--config.method.name=kd"
+            f"{str(path)!r} has {differing[0]}={there[differing[0]]}, this run "
+            f"{here[differing[0]]}: use --config.method.name=kd"
+        )
+    if not differing and config.seed == taught.seed:
+        raise UserError(
+            f"the teacher {str(path)!r} has the seed of this run, {config.seed}, and "
+            "the same network: this run would start from its first values; choose "
+            "another --config.seed"
         )
     if not (path / "summary.json").exists():
         raise UserError(
@@ -184,8 +204,8 @@ def _summary(path: epath.Path) -> dict[str, Any]:
         return {name: summary[name] for name in needed}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"summary.json of the teacher {str(path)!r} is damaged ({error}); remove "
-            "it and run the teacher's command again"
+            f"summary.json of the teacher {str(path)!r} is damaged, or of an older "
+            f"version ({error}). {_AGAIN}"
         ) from error
 
 
@@ -195,8 +215,7 @@ def _record(workdir: epath.Path, path: epath.Path, found: Run) -> None:
     wanted = summary["state_sha256"]
     if found.state_sha256 != wanted:
         raise UserError(
-            f"the last checkpoint of the teacher {str(path)!r} is damaged or gone; "
-            "remove its summary.json and run its command again"
+            f"the last checkpoint of the teacher {str(path)!r} is damaged. {_AGAIN}"
         )
     before = read_record(workdir)
     if before and before["state_sha256"] != wanted:

@@ -171,8 +171,9 @@ def find(config, path):
         ({"data.mean": (0.1,)}, r"data.mean is \(0.5,\) there, \(0.1,\) here"),
         (
             {"method.name": "tf_kd_self", "model.name": "resnet8"},
-            "is resnet20, this run resnet8: use --config.method.name=kd",
+            "model.name=resnet20, this run resnet8: use --config.method.name=kd",
         ),
+        ({"seed": 1000}, "has the seed of this run, 1000"),
     ],
 )
 def test_a_teacher_that_does_not_fit(trained, student, tmp_path, changes, says):
@@ -210,12 +211,14 @@ def test_a_teacher_that_is_not_there_or_not_finished(trained, student, tmp_path)
         find(teach(student, **{"method.teacher": str(trained)}), trained)
 
 
-@pytest.mark.parametrize("damaged", ["newest", "all", "summary", "config"])
+@pytest.mark.parametrize("damaged", ["newest", "all", "gone", "summary", "config"])
 def test_a_damaged_teacher(trained, student, tmp_path, damaged):
     path = tmp_path / "teacher"
     shutil.copytree(teacher_of(trained), path)
     steps = sorted((path / "checkpoints").iterdir(), key=lambda p: int(p.name))
-    if damaged in ("summary", "config"):
+    if damaged == "gone":
+        shutil.rmtree(path / "checkpoints")
+    elif damaged in ("summary", "config"):
         (path / f"{damaged}.json").write_text("{")
     else:
         for step in steps[-1:] if damaged == "newest" else steps:
@@ -223,7 +226,10 @@ def test_a_damaged_teacher(trained, student, tmp_path, damaged):
                 if file.is_file():
                     file.write_bytes(b"")
     config = teach(student, **{"method.teacher": str(path)})
-    with pytest.raises(UserError, match=r"damaged|cannot be used") as caught:
+    says = (
+        "cannot be used" if damaged == "config" else "Remove its summary.json and run"
+    )
+    with pytest.raises(UserError, match=says) as caught:
         whole_run.run("digits", config, str(tmp_path / "run"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "checkpoints" / "2").exists()

@@ -164,17 +164,17 @@ def one_network(
     return Method(init_network(context), loss, predict_network, context.model, **fields)
 
 
-def init_network(context: Context, carried: PyTree | None = None) -> Init:
+def init_network(context: Context, carried: Callable[[], PyTree] = dict) -> Init:
     """`Method.init` of methods that train one network.
 
     Args:
       context: of `make`.
-      carried: the method state at the start; nothing by default.
+      carried: makes the method state at the start; nothing by default.
     """
 
     def init(key):
         params, model_state = init_variables(context, key)
-        return params, model_state, {} if carried is None else carried
+        return params, model_state, carried()
 
     return init
 

@@ -42,8 +42,8 @@ def default_config() -> ConfigDict:
 
     Where labels are not known before they are read (a training split that streams, see
     data.device_megabytes) a partner is looked for in the batch itself. An example
-    without another of its class is its own partner: its second term is 0, and it is
-    counted in the metric `degenerate`.
+    without another of its class is its own partner, whose outputs are its own but for
+    the batch statistics, and is counted in the metric `degenerate`.
     """
     return ConfigDict({"weight": 1.0, "temperature": 4.0})
 

@@ -29,7 +29,8 @@ def default_config() -> ConfigDict:
     """`CE_i + weight / (M - 1) sum_{j != i} T^2 KL(p_j || p_i)` for each of `peers` M.
 
     The first peer is evaluated and deployed. All are of one kind, see the same images,
-    and take their steps at once, as most code does; the paper's take turns.
+    and take their steps at once, as most code does; the paper's take turns. The logged
+    loss is the sum over peers, and `optimizer.clip_norm` clips the gradient of all.
     """
     return ConfigDict({"peers": 2, "weight": 1.0, "temperature": 1.0})
 
@@ -86,7 +87,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         value, metrics = averaged(
             logits[0],
             labels,
-            # A sum over peers: each gets the gradient that it would get alone.
+            # A sum over peers: each gets the gradient of its own loss.
             jnp.sum(hard + weight * mutual, axis=0),
             {
                 "cross_entropy": hard[0],

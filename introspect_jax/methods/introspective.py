@@ -104,12 +104,11 @@ def make(config: ConfigDict, context: Context) -> Method:
     final, student_temperature = config.weight, config.student_temperature
     ramp_steps = max(1.0, config.ramp_up * context.total_steps)
 
-    carried = {}
-    square = jnp.zeros((context.num_classes, context.num_classes), jnp.float32)
-    if source == "confusion":
-        carried["confusion"] = square
-    if name == "class_average":
-        carried["class_means"] = square
+    def carried():
+        square = jnp.zeros((context.num_classes, context.num_classes), jnp.float32)
+        running = {"confusion": source == "confusion"}
+        running["class_means"] = name == "class_average"
+        return {mean: square for mean, kept in running.items() if kept}
 
     def constants():
         given = {}
@@ -134,7 +133,8 @@ def make(config: ConfigDict, context: Context) -> Method:
                 method_state["confusion"], said, labels, config.class_decay
             )
             smallest = jnp.finfo(means.dtype).tiny
-            found = jnp.log(jnp.maximum(labels @ means, smallest))
+            rows = jnp.matmul(labels, means, precision=jax.lax.Precision.HIGHEST)
+            found = jnp.log(jnp.maximum(rows, smallest))
             return found, method_state | {"confusion": means}
         if source == "random_network":
             variables = batch["constants"]["random_network"]

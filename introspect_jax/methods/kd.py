@@ -35,6 +35,9 @@ TEACHER = "any network"
 def default_config() -> ConfigDict:
     """`(1 - alpha) CE + alpha T^2 KL(component of p_T of the teacher || p_T)`.
 
+    With `component="cwtm"` the second term is the cross entropy, weighted by the
+    teacher's confidence at temperature 1.
+
     Defaults are those of RepDistiller and of most code since (Tian et al. 2020).
     """
     return ConfigDict(
@@ -73,7 +76,9 @@ def make(config: ConfigDict, context: Context) -> Method:
 
     def objective(logits, batch, key):
         labels = batch["label"]
-        whole = teacher_target(teacher_logits(context, batch), temperature)
+        # As a weight, a teacher's confidence is that of its own probabilities.
+        softened = 1.0 if name == "cwtm" else temperature
+        whole = teacher_target(teacher_logits(context, batch), softened)
         target = component(
             whole,
             labels,

@@ -48,8 +48,11 @@ def make(config: ConfigDict, context: Context) -> Method:
             "set data.augment.mixup and data.augment.cutmix to 0"
         )
     epochs = math.ceil(context.total_steps / context.steps_per_epoch)
-    memory = jnp.zeros((context.num_examples, context.num_classes), jnp.float32)
     final = config.alpha
+
+    def carried():
+        shape = (context.num_examples, context.num_classes)
+        return {"memory": jnp.zeros(shape, jnp.float32)}
 
     def loss(params, model_state, method_state, batch, step, key):
         del key
@@ -74,5 +77,5 @@ def make(config: ConfigDict, context: Context) -> Method:
         )
         return value, (model_state, method_state, metrics)
 
-    init = init_network(context, {"memory": memory})
+    init = init_network(context, carried)
     return Method(init, loss, predict_network, context.model)

@@ -33,6 +33,8 @@ COMPONENTS = {
     "Max)",
 }
 SHUFFLED = ("permuted", "dkpp")
+# Accelerators would multiply in fewer bits, and rows not sum to 1.
+_EXACT = jax.lax.Precision.HIGHEST
 PERMUTATIONS = ("fresh", "fixed")
 
 
@@ -53,7 +55,7 @@ def component(
     * `others`: `q_k / (1 - q_y)`, compared on the others only (NCKD);
     * `uniform`: `1 / (K - 1)`, compared on the others only;
     * `permuted`: `q_y` stays, the others are shuffled: the same multiset;
-    * `class_average`: row y of `class_means`;
+    * `class_average`: row y of `class_means`, on the support of the target;
     * `dkpp`: `max_k q_k` stays where it is, all others are shuffled.
 
     Args:
@@ -85,13 +87,17 @@ def component(
     if name == "class_average":
         if class_means is None:
             raise ValueError("the component 'class_average' needs class_means")
-        return dataclasses.replace(target, probs=label_probs @ class_means)
+        # Soft labels mix rows, each of which has mass on the other's class.
+        probs = jnp.matmul(label_probs, class_means, precision=_EXACT)
+        target = dataclasses.replace(target, probs=probs)
+        if target.support == "all":
+            return target
     if name == "uniform":
         return uniform_others(labels, classes)
     rest = jnp.where(others, probs, 0.0)
     mass = rest.sum(-1, keepdims=True)
     even = others / jnp.maximum(others.sum(-1, keepdims=True), 1)
-    if name == "others":
+    if name in ("others", "class_average"):
         check_others(classes)
         renormalised = jnp.where(mass > 0, rest / jnp.where(mass > 0, mass, 1.0), even)
         return SoftTarget(renormalised, target.degenerate | (mass[:, 0] == 0), "others")
@@ -199,11 +205,15 @@ def update_class_means(
       probs: `[batch, classes]`.
       labels: ints `[batch]` or probabilities `[batch, classes]`, by which examples are
         weighted.
-      decay: what remains of the row of a class in the batch; others do not change.
+      decay: what remains of the row of a class that has an example or more in the
+        batch; rows of other classes do not change.
     """
     label_probs = as_probs(labels, len(means))
     counts = label_probs.sum(0)[:, None]
-    found = label_probs.T @ probs / jnp.where(counts > 0, counts, 1.0)
+    sums = jnp.matmul(label_probs.T, probs, precision=_EXACT)
+    found = sums / jnp.where(counts > 0, counts, 1.0)
     unseen = ~jnp.any(means > 0, axis=-1, keepdims=True)
-    mixed = jnp.where(unseen, found, decay * means + (1 - decay) * found)
+    # A class of which there is but a share (mixup) moves by that share.
+    kept = decay ** jnp.minimum(counts, 1.0)
+    mixed = jnp.where(unseen, found, kept * means + (1 - kept) * found)
     return jnp.where(counts > 0, mixed, means)

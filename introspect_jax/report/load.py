@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -62,18 +64,23 @@ def load_config(path: str) -> ConfigDict:
     return config.lock()
 
 
-def load_run(path: str, dataset: Dataset | None = None) -> Run:
+def load_run(
+    path: str,
+    dataset: Dataset | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Run:
     """The newest intact checkpoint of a work folder.
 
     Args:
       path: the folder.
       dataset: of the config, if it is at hand.
+      devices: to hold it, by default all.
 
     Raises:
       UserError: not the work folder of a run, or of one without a checkpoint.
     """
     config = load_config(path)
-    experiment = build(config, dataset or sources.load(config.data))
+    experiment = build(config, dataset or sources.load(config.data), devices)
     checkpoints = Checkpoints(absolute(path), config.checkpoints_kept)
     restored = checkpoints.restore_newest(experiment.abstract_state())
     checkpoints.close()

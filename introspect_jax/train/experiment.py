@@ -142,10 +142,13 @@ class Experiment:
     ) -> tuple[Callable[..., Any], float | None]:
         """The compiled training step, and its FLOPs, all devices together.
 
-        They are counted in the program as it was traced, before any optimisation, so
-        that they do not depend on the device; None where the backend cannot count.
+        They are counted in the program as it was traced, before any optimisation. None
+        where the backend cannot count, or would count a loop over chunks as one turn.
         """
         lowered = self.train_step.lower(state, batch)
+        method = self.config.method[self.config.method.name]
+        if method.get("chunk_size", 0) and jax.default_backend() != "cpu":
+            return lowered.compile(), None
         try:
             analysis = lowered.cost_analysis() or {}
         except NotImplementedError:

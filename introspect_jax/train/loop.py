@@ -119,10 +119,10 @@ def _run_steps(
         evaluating = step % config.eval_steps == 0 or done
         saving = evaluating or step % config.checkpoint_steps == 0
         if step > start and saving:
-            paused = reporter.pause()
             # Nothing that is not finite is ever saved. What was not logged yet is
             # logged now: a run that continues from here knows no earlier steps.
             log(step)
+            paused = reporter.pause()
             validation = None
             if evaluating and len(validation_split):
                 variables = deployed_variables(experiment.method, state)

@@ -46,7 +46,7 @@ def test_components_differ_and_say_what_they_are():
     assert len(set(found.values())) == len(COMPONENTS)
     metrics = {name: value[1][2] for name, value in values.items()}
     own = teacher_probs(images(), 4.0)[np.arange(8), np.arange(8) % CLASSES].mean()
-    for name in ("full", "ground_truth", "permuted", "cwtm"):
+    for name in ("full", "ground_truth", "permuted"):
         np.testing.assert_allclose(
             metrics[name]["target_true_mass"], own, rtol=1e-5, err_msg=name
         )
@@ -68,6 +68,16 @@ def test_the_class_average_is_the_teachers():
     hard = ce(np.eye(CLASSES)[labels], log_probs(method, images()))
     soft = kl(means[labels], log_probs(method, images(), 4.0))
     np.testing.assert_allclose(value, (0.1 * hard + 14.4 * soft).mean(), rtol=1e-4)
+
+
+def test_the_weights_of_cwtm_are_the_teachers_confidence():
+    """At temperature 1, whatever that of distillation."""
+    value, _ = loss(make("kd", component="cwtm"))
+    largest = teacher_probs(images(), 1.0).max(-1)
+    labels = np.eye(CLASSES)[np.arange(8) % CLASSES]
+    hard = ce(labels, log_probs(make("kd"), images()))
+    wanted = 0.1 * hard + 0.9 * largest / largest.mean() * hard
+    np.testing.assert_allclose(value, wanted.mean(), rtol=1e-4)
 
 
 def test_a_fresh_permutation_changes_with_the_step_and_a_fixed_one_does_not():

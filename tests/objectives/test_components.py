@@ -133,6 +133,26 @@ def test_class_means_run():
     np.testing.assert_allclose(second[0], 0.9 * first[0] + 0.1 * probs[0])
 
 
+def test_the_class_average_of_mixed_labels_stays_among_the_others():
+    labels = np.array([[0.7, 0.3, 0, 0, 0], [0.2] * 5])
+    target = component(teacher_target(TEACHER[:2], 2.0), labels, "others")
+    found = component(target, labels, "class_average", class_means=jnp.asarray(MEANS))
+    rest = (0.7 * MEANS[0] + 0.3 * MEANS[1])[2:]
+    np.testing.assert_allclose(found.probs[0, 2:], rest / rest.sum(), rtol=1e-12)
+    np.testing.assert_array_equal(found.probs[0, :2], 0)
+    np.testing.assert_array_equal(found.degenerate, [False, True])
+    divergence = losses.distillation(LOGITS[:2], labels, found, 2.0)
+    assert divergence[0] > 0
+    assert divergence[1] == 0
+
+
+def test_a_share_of_a_class_moves_its_mean_by_its_share():
+    means = jnp.eye(2)
+    labels = jnp.array([[0.9999, 0.0001]])
+    found = components.update_class_means(means, jnp.array([[1.0, 0.0]]), labels, 0.9)
+    np.testing.assert_allclose(found[1], [0, 1], atol=2e-5)
+
+
 def test_soft_labels():
     """All classes with mass are true ones; where none is left, that is said."""
     labels = np.array([[0.7, 0.3, 0, 0, 0], [0.2] * 5])
