@@ -25,7 +25,7 @@ from introspect_jax.workdir import default_workdir
 # and varied, not what they are. A teacher that saw the student's validation examples
 # would tell it about them.
 _FREE = ("data.data_dir", "data.device_megabytes", "data.read_threads", "data.augment.")
-_AGAIN = "Remove its summary.json and run its own command again"
+_AGAIN = "If it is lost, remove its summary.json and run its own command again"
 # Of the teacher's summary, in that of its students.
 _RECORDED = ("test", "steps", "seconds", "cost")
 

@@ -28,6 +28,7 @@ from introspect_jax import models
 from introspect_jax.config import default_config
 from introspect_jax.methods import Teacher
 from introspect_jax.models.classifier import batch_norm, conv
+from introspect_jax.train.progress import Reporter
 
 
 class TinyBackbone(nn.Module):
@@ -108,6 +109,22 @@ def smooth_net():
         return jnp.tanh(x.reshape(len(x), -1) @ first) @ second + bias
 
     return logits_fn, inputs, jnp.array([0, 3, 2, 4]), 5
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(monkeypatch, step):
+    """The loop is left when it logs this step, with whatever was saved until then."""
+    log = Reporter.log
+
+    def leaving(self, now, values):
+        if now == step:
+            raise Interrupted
+        return log(self, now, values)
+
+    monkeypatch.setattr(Reporter, "log", leaving)
 
 
 def trees_equal(a, b) -> bool:

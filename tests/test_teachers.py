@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from conftest import Interrupted, interrupt_at
 from etils import epath
 
 from introspect_jax import run as whole_run
@@ -15,7 +16,6 @@ from introspect_jax.config import default_config, validate
 from introspect_jax.data import sources
 from introspect_jax.errors import UserError
 from introspect_jax.report.load import load_run
-from introspect_jax.train.progress import Reporter
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 
@@ -92,23 +92,12 @@ def test_the_path_of_a_run_gives_the_same(trained, student, tmp_path):
     assert found["state_sha256"] == wanted["state_sha256"]
 
 
-class Interrupted(Exception):
-    pass
-
-
 def test_a_continued_student_is_the_same_bit_for_bit(
     trained, student, tmp_path, monkeypatch
 ):
     config = teach(student, **{"method.teacher": str(teacher_of(trained))})
-    log = Reporter.log
-
-    def leaving(self, now, values):
-        if now == 4:
-            raise Interrupted
-        return log(self, now, values)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "log", leaving)
+        interrupt_at(patch, 4)
         with pytest.raises(Interrupted):
             whole_run.run("digits", config, str(tmp_path))
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"2"}
@@ -227,7 +216,9 @@ def test_a_damaged_teacher(trained, student, tmp_path, damaged):
                     file.write_bytes(b"")
     config = teach(student, **{"method.teacher": str(path)})
     says = (
-        "cannot be used" if damaged == "config" else "Remove its summary.json and run"
+        "cannot be used"
+        if damaged == "config"
+        else "remove its summary.json and run its own command"
     )
     with pytest.raises(UserError, match=says) as caught:
         whole_run.run("digits", config, str(tmp_path / "run"))

@@ -65,7 +65,8 @@ def default_config() -> ConfigDict:
     target is used, `objectives.components.COMPONENTS`. With `permuted` the similarities
     are shuffled among the other classes, the control for class information.
     `confusion` takes the logarithms of its means for similarities; `entropy_matched`
-    replaces label and target together by smoothed labels of the same entropy.
+    replaces label and target together by smoothed labels of the same entropy, compared
+    at temperature 1 whatever `student_temperature`.
     """
     return ConfigDict(
         {

@@ -104,7 +104,7 @@ def _run_steps(
         train_step, flops = experiment.compile(state, first)
         reporter.resume(paused)
     if start == 0:
-        metrics.write(0, "cost", _cost(experiment, state, flops))
+        metrics.write(0, "cost", step_cost(experiment, state, flops))
     pending: list[tuple[int, dict[str, jax.Array]]] = []
 
     def log(step: int) -> None:
@@ -147,7 +147,7 @@ def _run_steps(
     return state, meta
 
 
-def _cost(
+def step_cost(
     experiment: Experiment, state: TrainState, flops: float | None
 ) -> dict[str, float]:
     """What a step and a deployed network take, whatever the device."""

@@ -4,6 +4,8 @@ import pytest
 from harness import batch, ce, images, kl, log_probs, loss, make
 
 from introspect_jax.errors import UserError
+from introspect_jax.methods.tf_kd_reg import default_config
+from introspect_jax.objectives.targets import virtual_teacher
 
 
 def test_the_paper_form():
@@ -38,11 +40,21 @@ def test_the_released_form_is_label_smoothing():
 
 
 def test_the_published_setting_is_label_smoothing_of_about_a_tenth():
-    """ResNet-18 on CIFAR-100 in the released code: epsilon .099, scale 1."""
-    other = 1 / (99 + np.exp((0.99 - 0.01 / 99) / 20))
-    scale = 0.9 + 0.1 * 100 / 100
+    """The defaults, ResNet-18 on CIFAR-100 in that code: epsilon .099, scale 1."""
+    config = default_config()
+    target = virtual_teacher(
+        np.array([3]),
+        100,
+        correct=config.correct,
+        temperature=config.temperature,
+        form="released",
+    )
+    weight = config.alpha * config.multiplier / 100
+    scale = 1 - config.alpha + weight
     np.testing.assert_allclose(scale, 1)
-    np.testing.assert_allclose(99 * 0.1 * other / scale, 0.099, atol=5e-4)
+    others = np.delete(target.probs[0], 3)
+    np.testing.assert_allclose(weight * others.sum() / scale, 0.099, atol=5e-4)
+    np.testing.assert_allclose(others, 0.01, atol=5e-4)  # uniform to three decimals
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from conftest import Interrupted, interrupt_at
 from etils import epath
 
 from introspect_jax import run as whole_run
@@ -14,7 +15,6 @@ from introspect_jax.data import sources
 from introspect_jax.errors import UserError
 from introspect_jax.train import experiment as experiments
 from introspect_jax.train.checkpoint import Checkpoints
-from introspect_jax.train.progress import Reporter
 from introspect_jax.train.state import state_sha256
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -37,22 +37,6 @@ def lines(path):
         record.pop("images_per_second", None)
         record.pop("step_seconds", None)
     return records
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_at(monkeypatch, step):
-    """The loop is left when it logs this step, with whatever was saved until then."""
-    log = Reporter.log
-
-    def leaving(self, now, values):
-        if now == step:
-            raise Interrupted
-        return log(self, now, values)
-
-    monkeypatch.setattr(Reporter, "log", leaving)
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +82,13 @@ def test_work_folder(finished):
     records = lines(finished)
     assert [r["step"] for r in records if r["split"] == "train"] == [2, 4, 6, 8, 10, 12]
     assert [r["step"] for r in records if r["split"] == "validation"] == [4, 8, 12]
+    (cost,) = (r for r in records if r["split"] == "cost")
+    assert cost["step"] == 0
+    assert cost["flops_per_step"] > 1e5
+    assert cost["parameters_trained"] == summary["parameters"]
+    assert cost["parameters_deployed"] == summary["parameters"]
+    assert summary["cost"].items() >= {(k, cost[k]) for k in cost if "_" in k}
+    assert summary["cost"]["step_seconds"] > 0
     best = max((r["top1"], r["step"]) for r in records if r["split"] == "validation")
     assert summary["steps"]["best"] == best[1]
     assert summary["validation"]["best"]["top1"] == best[0]

@@ -10,6 +10,7 @@ from introspect_jax.keys import stream_key
 from introspect_jax.methods import modules
 from introspect_jax.train.checkpoint import Checkpoints
 from introspect_jax.train.experiment import build
+from introspect_jax.train.loop import step_cost
 from introspect_jax.train.parallel import make_mesh
 from introspect_jax.train.state import (
     deployed_variables,
@@ -105,6 +106,21 @@ def test_continuing_in_the_middle(experiment):
     half, _ = steps(made, 3)
     rest, _ = steps(made, 3, start=3, state=half)
     assert trees_equal(whole, rest)
+
+
+def test_peers_cost_what_they_are(experiment):
+    """Two networks are trained, one is deployed; the FLOPs are those of both."""
+    found = {}
+    for name in ("standard", "dml"):
+        made = experiment(1, **{"method.name": name})
+        state = made.init_state()
+        _, flops = made.compile(state, next(made.batches(0)))
+        found[name] = step_cost(made, state, flops)
+    one, two = found["standard"], found["dml"]
+    assert one["parameters_trained"] == one["parameters_deployed"]
+    assert two["parameters_trained"] == 2 * one["parameters_trained"]
+    assert two["parameters_deployed"] == one["parameters_deployed"]
+    assert 1.8 < two["flops_per_step"] / one["flops_per_step"] < 2.1
 
 
 def test_seeds_share_one_program(experiment):
