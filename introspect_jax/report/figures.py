@@ -63,7 +63,8 @@ def curves(records: list[dict]):
             ],
         ),
     ]
-    if any("target_entropy" in record for record in records):
+    # A label that is not softened has none.
+    if any(record.get("target_entropy", 0) > 0 for record in records):
         panels.append(
             (
                 "soft target",
@@ -86,7 +87,10 @@ def curves(records: list[dict]):
         axis.grid(alpha=0.3)
         if axis.lines:  # a run may be too short to have logged anything
             axis.legend(fontsize=8)
-    axes[0][0].set_ylim(bottom=0)
+    losses = [y for line in axes[0][0].lines for y in line.get_ydata()]
+    # With a confidence penalty the loss may be negative.
+    if min(losses, default=0.0) >= 0:
+        axes[0][0].set_ylim(bottom=0)
     return figure
 
 

@@ -27,6 +27,10 @@ def test_curves_show_what_was_recorded():
 def test_curves_of_other_methods_and_of_runs_too_short_to_log():
     assert len(curves([{"step": 1, "split": "train", "loss": 1.0}]).axes) == 2
     assert len(curves([]).axes) == 2
+    hard = {"step": 1, "split": "train", "loss": -0.5, "target_entropy": 0.0}
+    figure = curves([hard, hard | {"step": 2}])
+    assert len(figure.axes) == 2
+    assert figure.axes[0].get_ylim()[0] < -0.5
 
 
 def test_colours_saturate_beside_the_diagonal_and_beyond_outliers():
