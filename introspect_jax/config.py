@@ -27,6 +27,7 @@ def default_config() -> ConfigDict:
             "eval_steps": 500,
             "checkpoint_steps": 500,
             "checkpoints_kept": 2,  # the newest; the best on validation comes on top
+            "evaluate_test": True,  # at the end; not in runs that a choice is made from
             "average_decay": 0.0,  # exponential average of the weights; 0 is off
             "model": {"name": "resnet20", "stem": "small", "dtype": "float32"},
             "data": {
@@ -35,6 +36,8 @@ def default_config() -> ConfigDict:
                 "train_split": "train",
                 "test_split": "test",
                 "validation_fraction": 0.1,  # of the training split
+                "train_examples": 0,  # of what is left for training; 0: all
+                "label_noise": 0.0,  # share of wrong labels in the training split
                 "load_size": 0,  # images are resized to this; 0: as they are
                 "image_size": 0,  # the network sees crops of this; 0: load_size
                 "mean": (0.5,),  # of pixels in [0, 1], one for all channels or each
@@ -56,6 +59,8 @@ def default_config() -> ConfigDict:
                 "teacher": "",
                 "teacher_model": "",  # its model.name; "": that of this run
                 "teacher_seed": 1000,
+                # Its data.train_examples; 0: those of this run; -1: all there are.
+                "teacher_examples": 0,
             },
             "optimizer": optimizer.default_config(),
         }
@@ -82,6 +87,7 @@ def validate(config: ConfigDict) -> None:
         ("checkpoint_steps", 1),
         ("checkpoints_kept", 1),
         ("seed", 0),
+        ("data.train_examples", 0),
         ("data.load_size", 0),
         ("data.image_size", 0),
         ("data.device_megabytes", 0),
@@ -92,7 +98,7 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{field} must be at least {low}, got {value}")
     if config.seed >= 2**32:
         raise UserError(f"seed must be below 2**32, got {config.seed}")
-    for field in ("average_decay", "data.validation_fraction"):
+    for field in ("average_decay", "data.validation_fraction", "data.label_noise"):
         if not 0 <= _get(config, field) < 1:
             raise UserError(f"{field} must lie in [0, 1), got {_get(config, field)}")
     for field, value in fields(config).items():
@@ -126,6 +132,11 @@ def _check_teacher(config: ConfigDict) -> None:
     if not 0 <= method.teacher_seed < 2**32:
         raise UserError(
             f"method.teacher_seed must lie in [0, 2**32), got {method.teacher_seed}"
+        )
+    if method.teacher_examples < -1:
+        raise UserError(
+            "method.teacher_examples must be -1 (all), 0 (those of this run) or their "
+            f"number, got {method.teacher_examples}"
         )
     if method.teacher_seed == config.seed:
         raise UserError(

@@ -1,9 +1,11 @@
 """A whole run: data, training, test, files."""
 
+import datetime
 import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,10 +18,11 @@ from rich.table import Table
 import introspect_jax
 from introspect_jax import teachers
 from introspect_jax.data import sources
+from introspect_jax.data.sources import Dataset
 from introspect_jax.report import figures
 from introspect_jax.train.experiment import build
 from introspect_jax.train.files import write_json
-from introspect_jax.train.loop import train
+from introspect_jax.train.loop import never, train
 from introspect_jax.train.progress import Reporter, read_cost
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.workdir import default_workdir, open_workdir, write_config
@@ -27,18 +30,32 @@ from introspect_jax.workdir import default_workdir, open_workdir, write_config
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any]:
+def run(
+    name: str,
+    config: ConfigDict,
+    path: str | None = None,
+    *,
+    dataset: Dataset | None = None,
+    make_reporter: Callable[[int, int, int], Reporter] = Reporter,
+    should_stop: Callable[[], bool] = never,
+    pictures: bool = True,
+) -> dict[str, Any]:
     """Trains, tests, and fills the work folder; a finished run is only shown.
 
     Args:
       name: of the config, for the default folder.
       config: validated and locked.
       path: the work folder; by default `runs/<name>-<hash of config>`.
+      dataset: of the config, where it is at hand.
+      make_reporter: total steps, steps an epoch, batch size -> what tells of progress.
+      should_stop: see `train`.
+      pictures: whether to draw them.
 
     Returns:
       What is in `summary.json`.
 
     Raises:
+      Stopped: see `train`; the same call continues.
       UserError: see `open_workdir`, `data.sources.load`, `experiment.build`, `train`.
     """
     workdir = open_workdir(path or default_workdir(name, config), config)
@@ -51,25 +68,27 @@ def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any
             return summary
         except (ValueError, KeyError, TypeError) as error:
             logging.warning("%s is damaged (%s); written anew", finished, error)
-    dataset = sources.load(config.data)
+    dataset = dataset or sources.load(config.data)
     teacher = teachers.find(name, config, workdir, dataset, train_first=run)
     experiment = build(config, dataset, teacher=teacher)
     write_config(workdir, config)
 
-    with Reporter(
+    with make_reporter(
         config.total_steps, experiment.steps_per_epoch, config.batch_size
     ) as reporter:
-        result = train(experiment, workdir, reporter)
+        result = train(experiment, workdir, reporter, should_stop)
     last = deployed_variables(experiment.method, result.last)
     best = deployed_variables(experiment.method, result.best)
-    # The test split is read here, once, after every choice has been made.
-    test = experiment.dataset.test
-    scores = {"last": experiment.evaluate(last, test)}
-    scores["best"] = (
-        scores["last"]
-        if result.best_step == config.total_steps
-        else experiment.evaluate(best, test)
-    )
+    scores = None
+    if config.evaluate_test:
+        # The test split is read here, once, after every choice has been made.
+        test = experiment.dataset.test
+        scores = {"last": experiment.evaluate(last, test)}
+        scores["best"] = (
+            scores["last"]
+            if result.best_step == config.total_steps
+            else experiment.evaluate(best, test)
+        )
     summary = {
         "name": name,
         "method": config.method.name,
@@ -81,7 +100,7 @@ def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any
         "examples": {
             "train": len(experiment.dataset.train),
             "validation": len(experiment.dataset.validation),
-            "test": len(test),
+            "test": len(experiment.dataset.test),
         },
         "classes": dataset.describe_classes(),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(last["params"])),
@@ -98,15 +117,24 @@ def run(name: str, config: ConfigDict, path: str | None = None) -> dict[str, Any
             "kind": jax.devices()[0].device_kind,
             "count": jax.device_count(),
             "host_cpus": os.cpu_count(),
+            "cpus_used": _cpus_used(),
         },
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     write_json(finished, summary)
-    try:
-        figures.draw_all(experiment, last, workdir)
-    except Exception as error:  # no picture is worth the result of a run
-        logging.exception("a picture could not be drawn: %s", error)
+    if pictures:
+        try:
+            figures.draw_all(experiment, last, workdir)
+        except Exception as error:  # no picture is worth the result of a run
+            logging.exception("a picture could not be drawn: %s", error)
     _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
     return summary
+
+
+def _cpus_used() -> int | None:
+    """Those that this process may use, where the system says so."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count()
 
 
 def _show(summary: dict[str, Any], workdir: epath.Path, remark: str) -> None:

@@ -22,9 +22,15 @@ from introspect_jax.train.files import write_json
 from introspect_jax.workdir import default_workdir
 
 # What may differ between the data of a teacher and of its student: how they are read
-# and varied, not what they are. A teacher that saw the student's validation examples
-# would tell it about them.
-_FREE = ("data.data_dir", "data.device_megabytes", "data.read_threads", "data.augment.")
+# and varied, and how many of the training examples are taken. A teacher that saw the
+# student's validation examples would tell it about them.
+_FREE = (
+    "data.data_dir",
+    "data.device_megabytes",
+    "data.read_threads",
+    "data.augment.",
+    "data.train_examples",
+)
 _AGAIN = "If it is lost, remove its summary.json and run its own command again"
 # Of the teacher's summary, in that of its students.
 _RECORDED = ("test", "steps", "seconds", "cost")
@@ -109,6 +115,8 @@ def teacher_config(config: ConfigDict) -> ConfigDict:
     taught.method.name = "standard"
     taught.model.name = config.method.teacher_model or config.model.name
     taught.seed = config.method.teacher_seed
+    if config.method.teacher_examples:
+        taught.data.train_examples = max(0, config.method.teacher_examples)
     return taught.lock()
 
 

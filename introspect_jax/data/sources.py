@@ -15,8 +15,10 @@ import numpy as np
 from introspect_jax.errors import UserError
 
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-# Splits are the data set's, not the run's: one seed for all, whatever `config.seed`.
+# Splits and wrong labels are the data set's, not the run's: one seed for all, whatever
+# `config.seed`.
 _SPLIT_SEED = 0
+_NOISE_SEED = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,9 @@ class Dataset:
 def load(config) -> Dataset:
     """The data set that `config.data` names, with its splits.
 
-    If the training split fits into `device_megabytes`, all are held in memory.
+    Of `train_examples` and `label_noise` see `config`: the validation examples are the
+    same whatever they are. If the training split fits into `device_megabytes`, all are
+    held in memory.
 
     Args:
       config: `config.data`.
@@ -111,11 +115,52 @@ def load(config) -> Dataset:
     for split in ("train", "test"):
         if len(getattr(dataset, split)) == 0:
             raise UserError(f"data set {config.name!r}: the {split} split is empty")
+    dataset = _with_noise(_with_fewer(dataset, config), config.label_noise)
     if dataset.megabytes > config.device_megabytes:
         return dataset
     # None is read before it is first asked for: the test split at the end.
     held = {s: getattr(dataset, s).held() for s in ("train", "validation", "test")}
     return dataclasses.replace(dataset, **held)
+
+
+def _with_fewer(dataset: Dataset, config) -> Dataset:
+    """Only `train_examples` of the training split, drawn once for all runs."""
+    wanted, there = config.train_examples, len(dataset.train)
+    if not wanted:
+        return dataset
+    if wanted > there:
+        raise UserError(
+            f"data.train_examples is {wanted}, more than the {there} training examples "
+            f"of {config.name!r} without its validation split"
+        )
+    chosen = np.random.RandomState(_SPLIT_SEED).permutation(there)[:wanted]
+    return dataclasses.replace(dataset, train=dataset.train.subset(np.sort(chosen)))
+
+
+def _with_noise(dataset: Dataset, share: float) -> Dataset:
+    """Symmetric noise: `share` of the labels of training and validation are of another
+    class, each as likely; of the test, none.
+
+    An example that is wrong at some share is wrong in the same way at larger ones.
+    """
+    if not share:
+        return dataset
+    classes = dataset.num_classes
+    numbers = np.concatenate([dataset.train.numbers, dataset.validation.numbers])
+    draws = np.random.RandomState(_NOISE_SEED)
+    wrong = draws.random_sample(numbers.max() + 1) < share
+    shifts = np.where(wrong, draws.randint(1, classes, len(wrong)), 0)
+
+    def noisy(source: Source) -> Source:
+        def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            images, labels = source.read(numbers)
+            return images, ((labels + shifts[numbers]) % classes).astype(np.int32)
+
+        return dataclasses.replace(source, read=read)
+
+    return dataclasses.replace(
+        dataset, train=noisy(dataset.train), validation=noisy(dataset.validation)
+    )
 
 
 def array_source(images: np.ndarray, labels: np.ndarray) -> Source:

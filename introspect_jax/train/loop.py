@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -15,6 +16,10 @@ from introspect_jax.train.checkpoint import Checkpoints, Meta
 from introspect_jax.train.experiment import Experiment
 from introspect_jax.train.progress import Metrics, Reporter
 from introspect_jax.train.state import TrainState, deployed_variables, state_sha256
+
+
+class Stopped(Exception):
+    """Training was asked to stop and has; what it did is saved."""
 
 
 @dataclasses.dataclass
@@ -38,15 +43,27 @@ class Result:
     state_sha256: str
 
 
-def train(experiment: Experiment, workdir: epath.Path, reporter: Reporter) -> Result:
+def never() -> bool:
+    """`should_stop` of a run that nobody stops."""
+    return False
+
+
+def train(
+    experiment: Experiment,
+    workdir: epath.Path,
+    reporter: Reporter,
+    should_stop: Callable[[], bool] = never,
+) -> Result:
     """Trains to the end, from the newest intact checkpoint if there is one.
 
     Args:
       experiment: of `build`.
       workdir: of `open_workdir`.
       reporter: what to tell.
+      should_stop: asked before every step but the last.
 
     Raises:
+      Stopped: it was asked to, before the end; the state is saved.
       UserError: a loss that is not finite, or nothing but damaged checkpoints.
     """
     with contextlib.ExitStack() as stack:
@@ -64,7 +81,7 @@ def train(experiment: Experiment, workdir: epath.Path, reporter: Reporter) -> Re
         metrics = Metrics(workdir, int(state.step))
         stack.callback(metrics.close)
         state, meta = _run_steps(
-            experiment, state, meta, checkpoints, metrics, reporter
+            experiment, state, meta, checkpoints, metrics, reporter, should_stop
         )
         checkpoints.wait()
         last = best = (state, meta)
@@ -88,6 +105,7 @@ def _run_steps(
     checkpoints: Checkpoints,
     metrics: Metrics,
     reporter: Reporter,
+    should_stop: Callable[[], bool],
 ) -> tuple[TrainState, Meta]:
     """The loop itself, from the step of `state` to the last, which is always saved."""
     config = experiment.config
@@ -117,7 +135,8 @@ def _run_steps(
     for step in range(start, config.total_steps + 1):
         done = step == config.total_steps
         evaluating = step % config.eval_steps == 0 or done
-        saving = evaluating or step % config.checkpoint_steps == 0
+        stopping = not done and should_stop()
+        saving = evaluating or stopping or step % config.checkpoint_steps == 0
         if step > start and saving:
             # Nothing that is not finite is ever saved. What was not logged yet is
             # logged now: a run that continues from here knows no earlier steps.
@@ -135,6 +154,9 @@ def _run_steps(
             reporter.resume(paused)
         if done:
             break
+        if stopping:
+            checkpoints.wait()
+            raise Stopped(f"stopped at step {step} of {config.total_steps}")
         state, values = train_step(state, next(batches))
         # Wait for the step before, so that at most two are under way; its metrics stay
         # on the device until they are logged.

@@ -149,7 +149,7 @@ class Reporter(contextlib.AbstractContextManager):
             left = (self._total - step) * self._batch_size / speed
             self.console.print(
                 f"step {step}/{self._total} epoch {epoch} {shown} "
-                f"{_duration(left)} left"
+                f"{duration(left)} left"
             )
         return speed
 
@@ -162,7 +162,8 @@ class Reporter(contextlib.AbstractContextManager):
             self._bar.stop()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

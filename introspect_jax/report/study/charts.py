@@ -1,0 +1,81 @@
+"""The figures of a study."""
+
+from typing import Any
+
+import numpy as np
+
+from introspect_jax.evaluate.comparison import mean_interval
+from introspect_jax.explain import render
+from introspect_jax.report.study.collect import Collected
+
+Part = dict[str, Any]
+
+
+def differences(part: Part, baseline: str):
+    """Paired differences to the baseline with their intervals, one arm a line."""
+    rows = [row for row in part["rows"] if "top1_difference" in row]
+    figure, axes = render.new_figure(1, 1, (7.5, 1.0 + 0.36 * len(rows)))
+    axis = axes[0][0]
+    for place, row in enumerate(reversed(rows)):
+        found = row["top1_difference"]
+        color = "tab:green" if row["control"] else "tab:blue"
+        axis.plot(100 * found["mean"], place, "o", color=color)
+        axis.plot([100 * found["low"], 100 * found["high"]], [place] * 2, color=color)
+    axis.axvline(0, color="black", linewidth=0.8)
+    names = [
+        f"{row['arm']} (control)" if row["control"] else row["arm"]
+        for row in reversed(rows)
+    ]
+    axis.set_yticks(range(len(rows)), map(render.plain, names), fontsize=9)
+    axis.set_xlabel(f"test top-1, points above {baseline} (95 % interval)")
+    axis.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def cost(part: Part):
+    """Accuracy against the FLOPs of a step."""
+    figure, axes = render.new_figure(1, 1, (7.5, 4.6))
+    axis = axes[0][0]
+    for number, row in enumerate(part["rows"]):
+        found = row["top1_last"]
+        x = row["flops_per_step_ratio"]
+        low, high = 100 * found["low"], 100 * found["high"]
+        color = f"C{number % 10}"
+        marker = "o" if number < 10 else "s"
+        axis.plot(x, 100 * found["mean"], marker, color=color, label=row["arm"])
+        axis.plot([x, x], [low, high], color=color, alpha=0.6)
+    axis.set_xlabel("FLOPs of a step, multiples of the baseline's")
+    axis.set_ylabel("test top-1 % (95 % interval)")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def curves(part: Part, collected: Collected):
+    """Training loss and validation accuracy: mean and standard deviation of seeds."""
+    panels = (("train", "loss", 1, "training loss, nats"),)
+    panels += (("validation", "top1", 100, "validation top-1 %"),)
+    figure, axes = render.new_figure(1, len(panels), (11.5, 4.2))
+    for axis, (split, name, scale, title) in zip(axes[0], panels, strict=True):
+        for number, row in enumerate(part["rows"]):
+            records = collected.finals(part["setting"], row["arm"]).values()
+            by_step: dict[int, list[float]] = {}
+            for record in records:
+                for line in record["curves"][split]:
+                    by_step.setdefault(line["step"], []).append(scale * line[name])
+            steps = sorted(s for s in by_step if len(by_step[s]) == len(records))
+            found = [mean_interval(by_step[step]) for step in steps]
+            means = np.array([f["mean"] for f in found])
+            spread = np.nan_to_num([f["sd"] for f in found])
+            label = row["arm"] if axis is axes[0][0] else None
+            style = "-" if number < 10 else "--"
+            color = f"C{number % 10}"
+            axis.plot(steps, means, style, color=color, label=label)
+            axis.fill_between(
+                steps, means - spread, means + spread, color=color, alpha=0.12
+            )
+        axis.set_xlabel("step")
+        axis.set_ylabel(title)
+        axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure

@@ -1,0 +1,141 @@
+"""The runs of a study as records, from its folder or from results committed before."""
+
+import dataclasses
+import json
+import math
+import shlex
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from introspect_jax.config import fields
+from introspect_jax.errors import UserError
+from introspect_jax.train.files import read_lines
+
+# What is kept of every record of metrics.jsonl.
+_CURVES = {
+    "train": ("step", "loss", "accuracy", "target_entropy", "distillation"),
+    "validation": ("step", "top1", "nll"),
+}
+_CURVE_POINTS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """A study and what is there of it.
+
+    Attributes:
+      study: `study.json`.
+      records: id -> record of every run that is finished, see `_record`.
+      failed: what `failed/` says, if the folder is at hand.
+      workdir: the folder.
+    """
+
+    study: dict[str, Any]
+    records: dict[str, dict[str, Any]]
+    failed: list[dict[str, Any]]
+    workdir: epath.Path
+
+    def finals(self, setting: str, arm: str) -> dict[int, dict[str, Any]]:
+        """Seed -> record of the final runs that are finished."""
+        ids = self.study["final"].get(setting, {}).get(arm, {})
+        return {
+            int(seed): self.records[id] for seed, id in ids.items() if id in self.records
+        }
+
+    def name(self, id: str) -> str:
+        """Of the file of a record."""
+        record = self.records[id]
+        words = [record["phase"], record["setting"], record["arm"], record["trial"]]
+        words += [f"seed {record['seed']}"]
+        if record["phase"] == "final":
+            words = words[1:]
+        text = " ".join(word for word in words if word)
+        kept = "".join(c if c.isalnum() or c in ".=" else "-" for c in text)
+        return f"{kept.strip('-')}-{id}.json"
+
+
+def collect(workdir: str, output: epath.Path) -> Collected:
+    """Reads a study.
+
+    Args:
+      workdir: its folder.
+      output: results of it that were written before, whose runs count too: they may
+        have been done elsewhere.
+
+    Raises:
+      UserError: not the folder of a study, or nothing finished in it.
+    """
+    root = epath.Path(workdir)
+    stored = root / "study.json"
+    if not stored.exists():
+        raise UserError(
+            f"--workdir {workdir!r} is not the folder of a study: it has no study.json; "
+            "give that of launch/study.py"
+        )
+    study = json.loads(stored.read_text())
+    committed = {}
+    for file in (output / "runs").glob("*.json"):
+        record = json.loads(file.read_text())
+        committed[record["id"]] = record
+    records = {}
+    for entry in study["runs"]:
+        folder = root / entry["folder"]
+        if (folder / "summary.json").exists():
+            records[entry["id"]] = _record(study, entry, folder)
+        elif entry["id"] in committed:
+            # Of the same config, but perhaps under another name then.
+            names = ("phase", "setting", "arm", "trial", "seed")
+            renamed = {name: entry[name] for name in names}
+            records[entry["id"]] = committed[entry["id"]] | renamed
+    # A teacher whose students are all done is not in the plan any more.
+    for id in {e["teacher"] for e in study["runs"]} - records.keys() - {None}:
+        if id in committed:
+            records[id] = committed[id]
+    if not any(record["phase"] == "final" for record in records.values()):
+        raise UserError(f"no final run of the study in {workdir!r} is finished yet")
+    failed = [json.loads(f.read_text()) for f in sorted((root / "failed").glob("*.json"))]
+    return Collected(study, records, failed, root)
+
+
+def _record(
+    study: dict[str, Any], entry: dict[str, Any], folder: epath.Path
+) -> dict[str, Any]:
+    """All that is to be known of a run, without the names of this machine's folders."""
+    summary = json.loads((folder / "summary.json").read_text())
+    if summary.get("teacher"):
+        teacher = dict(summary["teacher"])
+        teacher["id"] = epath.Path(teacher.pop("workdir")).name.rpartition("-")[2]
+        summary["teacher"] = teacher
+    config = json.loads((folder / "config.json").read_text())
+    curves: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    for line in read_lines(folder / "metrics.jsonl"):
+        if line["split"] in curves:
+            kept = {n: line[n] for n in _CURVES[line["split"]] if n in line}
+            curves[line["split"]].append(
+                {n: float(f"{v:.6g}") if n != "step" else v for n, v in kept.items()}
+            )
+    every = max(1, math.ceil(len(curves["train"]) / _CURVE_POINTS))
+    curves["train"] = curves["train"][::-1][::every][::-1]  # the last is among them
+    return {
+        "id": entry["id"],
+        "phase": entry["phase"],
+        "setting": entry["setting"],
+        "arm": entry["arm"],
+        "trial": entry["trial"],
+        "seed": entry["seed"],
+        "command": command(study["config"], entry["changes"]),
+        "config": fields(ConfigDict(config)),
+        "summary": summary,
+        "curves": curves,
+    }
+
+
+def command(config: str, changes: dict[str, Any]) -> str:
+    """The command line of a run."""
+    words = ["python", "launch/main.py", f"--config={config}"]
+    for name, value in changes.items():
+        shown = tuple(value) if isinstance(value, list) else value
+        words.append(f"--config.{name}={shown}")
+    return shlex.join(words)

@@ -1,0 +1,113 @@
+"""What `launch/report.py` does."""
+
+import json
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from introspect_jax.errors import UserError
+from introspect_jax.explain import render
+from introspect_jax.report import figures
+from introspect_jax.report.load import load_run
+from introspect_jax.report.study import charts, page, statistics, tables
+from introspect_jax.report.study.collect import Collected, collect
+from introspect_jax.train.files import write_json, write_text
+
+# Arms whose class similarity is drawn, at most.
+_HEAT_MAPS = 3
+
+
+def report(workdir: str, output: str) -> dict[str, Any]:
+    """Writes the page of a study with its tables, figures and records.
+
+    `README.md`, `table.csv`, `table.tex`, `statistics.json`, figures, and `runs/` with a
+    record of every run. What is there of the study counts; the same call later adds to
+    it.
+
+    Args:
+      workdir: folder of the study.
+      output: folder, made if need be.
+
+    Returns:
+      What is in `statistics.json`.
+
+    Raises:
+      UserError: see `collect`, or a folder that cannot be written.
+    """
+    target = epath.Path(output)
+    collected = collect(workdir, target)
+    summary = statistics.summarise(collected)
+    try:
+        (target / "runs").mkdir(parents=True, exist_ok=True)
+        wanted = {collected.name(id): record for id, record in collected.records.items()}
+        for file in (target / "runs").glob("*.json"):
+            if file.name not in wanted:
+                file.unlink()
+        for name, record in wanted.items():
+            write_text(target / "runs" / name, json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"--output {output!r} cannot be written: {error}") from error
+    pictures = {
+        part["setting"]: _draw(part, collected, target) for part in summary["settings"]
+    }
+    pictures[summary["settings"][0]["setting"]] += _heat_maps(collected, target)
+    write_json(target / "statistics.json", summary)
+    write_text(target / "table.csv", tables.to_csv(summary))
+    write_text(target / "table.tex", tables.to_latex(summary))
+    write_text(target / "README.md", page.page(collected, summary, pictures))
+    return summary
+
+
+def _draw(part: dict[str, Any], collected: Collected, target: epath.Path) -> list[str]:
+    """The figures of a setting; their names."""
+    prefix = "".join(c if c.isalnum() else "_" for c in part["setting"])
+    prefix += "_" if prefix else ""
+    drawn = {
+        f"{prefix}differences.png": charts.differences(
+            part, collected.study["baseline"]
+        ),
+        f"{prefix}cost.png": charts.cost(part),
+        f"{prefix}curves.png": charts.curves(part, collected),
+    }
+    for name, figure in drawn.items():
+        render.save(figure, target / name, dpi=100)
+    return list(drawn)
+
+
+def _heat_maps(collected: Collected, target: epath.Path) -> list[str]:
+    """Class similarity of a network of the first few arms, where it is at hand."""
+    study, names = collected.study, []
+    setting = study["settings"][0]
+    folders = {entry["id"]: entry["folder"] for entry in study["runs"]}
+    arms = [study["baseline"]]
+    arms += [
+        arm
+        for arm in study["arms"]
+        if any(
+            record["config"]["method.name"] == "introspective"
+            and record["config"]["method.introspective.source"] == "explanations"
+            for record in collected.finals(setting, arm).values()
+        )
+    ]
+    for arm in arms[:_HEAT_MAPS]:
+        finals = collected.finals(setting, arm)
+        if not finals:
+            continue
+        seed = min(finals)
+        slug = "".join(c if c.isalnum() else "_" for c in arm)
+        name = f"class_similarity_{slug}.png"
+        folder = collected.workdir / folders[finals[seed]["id"]]
+        if (folder / "checkpoints").exists():
+            try:
+                run = load_run(str(folder))
+            except UserError as error:
+                logging.warning("%s is not drawn: %s", name, error)
+                continue
+            config = run.experiment.config.method.introspective
+            figure = figures.class_similarities(run.experiment, run.variables, config)
+            figure.suptitle(render.plain(f"{arm}, seed {seed}"))
+            render.save(figure, target / name, dpi=80)
+        if (target / name).exists():
+            names.append(name)
+    return names

@@ -1,0 +1,186 @@
+"""The page of a study, in words. No number on it comes from anywhere but the runs."""
+
+import collections
+from typing import Any
+
+from introspect_jax.report.study import tables
+from introspect_jax.report.study.collect import Collected
+from introspect_jax.train.progress import duration
+
+Part = dict[str, Any]
+
+
+def page(
+    collected: Collected, summary: dict[str, Any], pictures: dict[str, list[str]]
+) -> str:
+    """`README.md` of the results.
+
+    Args:
+      collected: the study.
+      summary: of `statistics.summarise`.
+      pictures: setting -> file names of its figures.
+    """
+    study = collected.study
+    parts = [f"# {study['question']}", _setup(collected)]
+    if study["about"]:
+        parts.append(study["about"])
+    for part in summary["settings"]:
+        if part["setting"]:
+            parts.append(f"## {part['setting']}")
+        parts += [verdict(part), tables.markdown(part, collected)]
+        parts.append(
+            "*Last step; mean ± standard deviation of one run (95 % t interval of the "
+            f"mean); differences to `{study['baseline']}` paired by seed; p-values of "
+            "the paired t test, corrected by Holm over all differences of the setting; "
+            "cost as multiples of the baseline's step.*"
+        )
+        parts += [sentences(part, study["baseline"])]
+        if part["contrasts"]:
+            parts += [tables.contrasts_markdown(part), contrast_sentences(part)]
+        parts.append(detectable(part))
+        parts += [f"![{name}]({name})" for name in pictures[part["setting"]]]
+        parts += [
+            "At the step that was best on validation, beside the last:",
+            tables.best_markdown(part),
+        ]
+    if summary["tuning"]:
+        parts += ["## Tuning", _tuning(study), tables.tuning_markdown(summary["tuning"])]
+    parts.append("## What was not run")
+    missing = summary["not_run"]
+    failed = [
+        f"{f['arm']} seed {f['seed']} failed: {f['message']}" for f in summary["failed"]
+    ]
+    lines = [f"- {line}" for line in missing + failed]
+    parts.append("\n".join(lines) if lines else "Nothing: every run of the study is here.")
+    parts += ["## Again", _again(collected)]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdict(part: Part) -> str:
+    """Does the setting tell anything?"""
+    controls = [row for row in part["rows"] if row["control"]]
+    if not controls:
+        return "**No positive control was run here, so no null result tells anything.**"
+    shown = "; ".join(
+        f"{row['arm']} {tables.difference(row['top1_difference'])} points"
+        for row in controls
+    )
+    if part["informative"]:
+        return f"**Positive control: {shown}. A difference can be seen here.**"
+    return (
+        f"**Positive control: {shown}. Its interval does not exclude zero, so null "
+        "results here are uninformative.**"
+    )
+
+
+def sentences(part: Part, baseline: str) -> str:
+    """What every arm did, in words."""
+    lines = []
+    for row in part["rows"]:
+        if "top1_difference" not in row:
+            continue
+        text = _compared(row["arm"], baseline, row["top1_difference"], row["p_holm"])
+        nll = row["nll_difference"]
+        if nll["low"] > 0 or nll["high"] < 0:
+            better = "better" if nll["mean"] < 0 else "worse"
+            text += (
+                f" Its likelihood is {better}: NLL {tables.difference(nll, 1, 3)}."
+            )
+        lines.append(f"- {text}")
+    return "\n".join(lines)
+
+
+def contrast_sentences(part: Part) -> str:
+    """The same for the differences that were asked for."""
+    return "\n".join(
+        "- " + _compared(c["first"], c["second"], c["top1_difference"], c["p_holm"])
+        for c in part["contrasts"]
+    )
+
+
+def _compared(
+    first: str, second: str, found: dict[str, float], p_holm: float
+) -> str:
+    if found["n"] < 2:
+        return f"`{first}` and `{second}`: too few seeds to compare."
+    shown = f"{tables.difference(found)} points"
+    low, high = found["low"], found["high"]
+    if low <= 0 <= high:
+        return f"`{first}`: no difference to `{second}` can be seen ({shown})."
+    better = "better" if found["mean"] > 0 else "worse"
+    kept = "" if p_holm < 0.05 else ", not after Holm's correction"
+    return f"`{first}` is {better} than `{second}` ({shown}{kept})."
+
+
+def detectable(part: Part) -> str:
+    """What could have been seen."""
+    found = part["detectable"]
+    if not found:
+        return "With one seed nothing can be compared."
+    return (
+        f"The paired standard deviation is {100 * found['paired_sd']:.2f} points (median "
+        f"over the differences). With {found['seeds']} seeds a true difference of "
+        f"{100 * found['smallest_difference']:.2f} points would be found with 80 % "
+        f"probability (before correction); for {100 * found['of_interest']:g} points it "
+        f"takes {found['seeds_needed']} seeds."
+    )
+
+
+def _setup(collected: Collected) -> str:
+    """Data, network, schedule, hardware, versions, dates: from the records."""
+    study = collected.study
+    records = [r for r in collected.records.values() if r["phase"] == "final"]
+    configs = [r["config"] for r in records]
+    summaries = [r["summary"] for r in records]
+
+    def every(values) -> str:
+        return ", ".join(map(str, dict.fromkeys(values)))
+
+    devices = [
+        f"{s['device']['count']} {s['device']['kind']}"
+        + (
+            f" ({s['device'].get('cpus_used', s['device']['host_cpus'])} of "
+            f"{s['device']['host_cpus']} cores)"
+            if s["device"]["platform"] == "cpu"
+            else ""
+        )
+        for s in summaries
+    ]
+    examples = every(f"{s['examples']['train']:,}" for s in summaries)
+    tests = every(f"{s['examples']['test']:,}" for s in summaries)
+    dates = sorted(s["date"] for s in summaries)
+    seconds = sum(r["summary"]["seconds"] for r in collected.records.values())
+    return (
+        f"{study['data'] or every(c['data.name'] for c in configs)}; config "
+        f"`{study['config']}`; {every(c['model.name'] for c in configs)}, "
+        f"{examples} training images, {every(c['total_steps'] for c in configs)} steps "
+        f"of {every(c['batch_size'] for c in configs)} images; scored on all {tests} "
+        f"test images. {len(records)} final runs, "
+        f"{len(collected.records) - len(records)} others, {duration(seconds)} h of "
+        f"training. Device: {every(devices)}; "
+        f"JAX {every(s['versions']['jax'] for s in summaries)}; "
+        f"{dates[0]} to {dates[-1]}."
+    )
+
+
+def _tuning(study: dict[str, Any]) -> str:
+    seeds = ", ".join(map(str, study["tuning_seeds"]))
+    return (
+        "Every arm below got the same number of trials, scored on the validation split "
+        f"at the last step, with seeds that are not used again ({seeds})."
+    )
+
+
+def _again(collected: Collected) -> str:
+    """How to reproduce a row."""
+    devices = collections.Counter(
+        r["summary"]["device"]["platform"] for r in collected.records.values()
+    )
+    text = (
+        "Every JSON under `runs/` has the command, the config, the versions, the device "
+        "and the results of a run; `statistics.json` has every number of this page."
+    )
+    if devices.get("cpu"):
+        text += " With the same versions on the same kind of CPU a run ends in the same bits."
+    return text
+

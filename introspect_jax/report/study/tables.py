@@ -1,0 +1,201 @@
+"""The tables of a study in Markdown, CSV and LaTeX."""
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+from introspect_jax.report.study.collect import Collected
+
+Row = dict[str, Any]
+Part = dict[str, Any]
+
+
+def percent(found: dict[str, float], sign: bool = False) -> str:
+    """`66.68 ± 0.41 (66.17 to 67.19)`: mean, deviation of one run, interval of the mean."""
+    return _shown(found, 100, 2, sign)
+
+
+def plain(found: dict[str, float]) -> str:
+    """The same of what is not a percentage."""
+    return _shown(found, 1, 3, False)
+
+
+def difference(found: dict[str, float] | None, scale: float = 100, digits: int = 2) -> str:
+    """`+0.52 (+0.11 to +0.93)`: mean and interval."""
+    if found is None:
+        return ""
+    text = f"{scale * found['mean']:+.{digits}f}"
+    if math.isnan(found["low"]):
+        return text
+    low, high = scale * found["low"], scale * found["high"]
+    return f"{text} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def p_value(p: float | None) -> str:
+    """Three digits, or `< 0.001`."""
+    if p is None or math.isnan(p):
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def ratio(value: float) -> str:
+    """`1.99x`."""
+    return "" if math.isnan(value) else f"{value:.2f}x"
+
+
+def _shown(found: dict[str, float], scale: float, digits: int, sign: bool) -> str:
+    plus = "+" if sign else ""
+    text = f"{scale * found['mean']:{plus}.{digits}f}"
+    if math.isnan(found["sd"]):
+        return text
+    low, high = scale * found["low"], scale * found["high"]
+    return (
+        f"{text} ± {scale * found['sd']:.{digits}f} "
+        f"({low:{plus}.{digits}f} to {high:{plus}.{digits}f})"
+    )
+
+
+# Heading -> cell, of the table of the last step.
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "arm": lambda r: r["arm"] + (" (positive control)" if r["control"] else ""),
+    "seeds": lambda r: str(len(r["seeds"])),
+    "test top-1 %": lambda r: percent(r["top1_last"]),
+    "difference": lambda r: difference(r.get("top1_difference")),
+    "p (Holm)": lambda r: p_value(r.get("p_holm")),
+    "NLL": lambda r: plain(r["nll_last"]),
+    "ECE %": lambda r: percent(r["ece_last"]),
+    "FLOPs of a step": lambda r: ratio(r["flops_per_step_ratio"]),
+    "time of a step": lambda r: ratio(r["step_seconds_ratio"]),
+}
+
+
+def markdown(part: Part, collected: Collected) -> str:
+    """The table of a setting; every row links its runs."""
+    headings = [*_COLUMNS, "runs"]
+    rows = [
+        [cell(row) for cell in _COLUMNS.values()]
+        + [
+            " ".join(
+                f"[{seed}](runs/{collected.name(id)})" for seed, id in row["ids"].items()
+            )
+        ]
+        for row in part["rows"]
+    ]
+    return _markdown(headings, rows)
+
+
+def best_markdown(part: Part) -> str:
+    """Test scores of the step that was best on validation, beside the last."""
+    rows = [
+        [
+            row["arm"],
+            percent(row["top1_last"]),
+            percent(row["top1_best"]),
+            plain(row["nll_best"]),
+            percent(row["ece_best"]),
+        ]
+        for row in part["rows"]
+    ]
+    headings = ["arm", "last: top-1 %", "best: top-1 %", "best: NLL", "best: ECE %"]
+    return _markdown(headings, rows)
+
+
+def contrasts_markdown(part: Part) -> str:
+    """The differences that were asked for."""
+    rows = [
+        [
+            f"{c['first']} - {c['second']}",
+            difference(c["top1_difference"]),
+            p_value(c["p_holm"]),
+            difference(c["nll_difference"], 1, 3),
+        ]
+        for c in part["contrasts"]
+    ]
+    return _markdown(["difference of", "test top-1 %", "p (Holm)", "NLL"], rows)
+
+
+def tuning_markdown(tuning: list[Row]) -> str:
+    """What was tried, what it scored on validation, and what it cost."""
+    rows = [
+        [
+            " ".join(w for w in (entry["setting"], entry["arm"]) if w),
+            trial["trial"] + (" (chosen)" if trial["trial"] == entry["chosen"] else ""),
+            str(trial["seeds"]),
+            f"{100 * trial['validation_top1']:.2f}",
+            f"{entry['seconds'] / 60:.1f}",
+        ]
+        for entry in tuning
+        for trial in entry["trials"]
+    ]
+    headings = ["arm", "trial", "seeds", "validation top-1 %", "minutes for the arm"]
+    return _markdown(headings, rows)
+
+
+def to_csv(summary: dict[str, Any]) -> str:
+    """Every number of every row: `setting`, `arm`, and dotted names."""
+    flat = [
+        {"setting": part["setting"], **_flat(row)}
+        for part in summary["settings"]
+        for row in part["rows"]
+    ]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def to_latex(summary: dict[str, Any]) -> str:
+    """One `tabular` a setting, for booktabs."""
+    headings = list(_COLUMNS)
+    parts = []
+    for part in summary["settings"]:
+        lines = [
+            f"% {part['setting'] or summary['question']}",
+            r"\begin{tabular}{l" + "r" * (len(headings) - 1) + "}",
+            r"\toprule",
+            " & ".join(map(_latex, headings)) + r" \\",
+            r"\midrule",
+        ]
+        lines += [
+            " & ".join(_latex(cell(row)) for cell in _COLUMNS.values()) + r" \\"
+            for row in part["rows"]
+        ]
+        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _latex(text: str) -> str:
+    for old, new in (
+        ("\\", r"\textbackslash "),
+        ("%", r"\%"),
+        ("_", r"\_"),
+        ("&", r"\&"),
+        ("#", r"\#"),
+        ("±", r"$\pm$"),
+        ("<", r"$<$"),
+    ):
+        text = text.replace(old, new)
+    return text
+
+
+def _flat(row: Row, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "ids":
+            continue
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            flat[prefix + name] = " ".join(map(str, value))
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,105 @@
+"""What `launch/study.py` does."""
+
+import collections
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from introspect_jax.errors import UserError
+from introspect_jax.study.design import file_name, load_study
+from introspect_jax.study.records import Records
+from introspect_jax.study.runner import Runner
+from introspect_jax.train.progress import duration
+
+
+def run(
+    path: str,
+    workdir: str,
+    *,
+    workers: int = 1,
+    time_budget: float | None = None,
+    done: Sequence[str] = (),
+) -> None:
+    """Does what is missing of a study, until the time is over.
+
+    Args:
+      path: of the study, `FILE[:ARGUMENT]`.
+      workdir: its folder.
+      workers: runs at a time.
+      time_budget: seconds.
+      done: folders of results whose runs are not done again.
+
+    Raises:
+      UserError: a study or folder that cannot be, or runs that failed.
+    """
+    _, study = load_study(path)
+    records = Records(workdir, file_name(study.config), done)
+    runner = Runner(study, records, workers=workers, time_budget=time_budget)
+    failed = runner.run()
+    missing = runner.missing()
+    console = Console(highlight=False, soft_wrap=True)
+    if failed:
+        raise UserError(
+            f"{len(failed)} runs failed (see {workdir}/failed and {workdir}/logs); the "
+            "same command tries them again"
+        )
+    if missing:
+        console.print(
+            f"{missing} runs are still to be done; the same command continues",
+            markup=False,
+        )
+    else:
+        console.print(
+            f"all runs are done; python launch/report.py --workdir={workdir} "
+            "--output=DIR makes tables, figures and a page",
+            markup=False,
+        )
+
+
+def dry_run(
+    path: str, workdir: str, *, workers: int = 1, done: Sequence[str] = ()
+) -> float:
+    """Prints how many runs there are and, from a few timed steps, their hours.
+
+    Returns:
+      Hours that are still to come.
+    """
+    _, study = load_study(path)
+    records = Records(workdir, file_name(study.config), done)
+    runner = Runner(study, records, workers=workers)
+    figures = runner.estimate()
+    rows: dict[tuple[str, str, str], list[float]] = collections.defaultdict(list)
+    plan, finished = runner.plan(), records.summaries()
+    for found in plan.runs:
+        if found.id in finished:
+            continue
+        key = (found.phase, found.setting, found.arm)
+        rows[key].append(figures[found.program]["total"])
+    table = Table(title=f"{path}: {len(plan.runs)} runs, {len(finished)} done")
+    for column in ("phase", "setting", "arm", "runs", "step, ms", "hours"):
+        left = column in ("phase", "setting", "arm")
+        table.add_column(column, justify="left" if left else "right")
+    milliseconds = {
+        (r.phase, r.setting, r.arm): 1000 * figures[r.program]["step"]
+        for r in plan.runs
+        if r.program in figures
+    }
+    for key, seconds in rows.items():
+        table.add_row(
+            *key, str(len(seconds)), f"{milliseconds[key]:.1f}", f"{sum(seconds) / 3600:.2f}"
+        )
+    everything = [s for seconds in rows.values() for s in seconds]
+    # Runs that wait for a choice are like those known.
+    mean = sum(everything) / len(everything) if everything else 0.0
+    total = (sum(everything) + plan.waiting * mean) / workers
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        f"{len(everything) + plan.waiting} runs are still to be done"
+        + (f", {plan.waiting} of them after tuning" if plan.waiting else "")
+        + f": {duration(total)} h with {workers} at a time, compilation not counted",
+        markup=False,
+        soft_wrap=True,
+    )
+    return total / 3600

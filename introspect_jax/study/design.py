@@ -1,0 +1,176 @@
+"""What a study is, read from its file."""
+
+import collections
+import dataclasses
+import importlib.util
+import os
+import re
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from introspect_jax.config import default_config, fields, validate
+from introspect_jax.errors import UserError, nearest, unknown
+from introspect_jax.study.sweeps import Fields, Sweep, point
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Every arm in every setting with every seed.
+
+    Seed s gives the same first values, order and augmentation to every arm, so that
+    arms are compared seed by seed.
+
+    Attributes:
+      question: one sentence, the title of the page.
+      config: the config file that all start from, `FILE[:ARGUMENT]`.
+      arms: what is compared.
+      seeds: of the final runs.
+      baseline: name of the arm that all others are compared with.
+      fields: set in every run.
+      settings: what arms are compared in (data, noise); one without a name by default.
+      controls: arms that are known to help. Where none of them is better than the
+        baseline by an interval that excludes zero, a setting tells nothing.
+      contrasts: pairs of arms (a, b) whose difference a - b is asked for, beside those
+        with the baseline.
+      trials: arm -> what is tried for it on the validation split, the best of which
+        its final runs use; the same number for every arm that is tuned.
+      tuning_seeds: of the trials, none of them among `seeds`.
+      data: what the page calls the data.
+      about: what the page says beside the numbers: choices and their reasons.
+    """
+
+    question: str
+    config: str
+    arms: Sweep
+    seeds: Sequence[int]
+    baseline: str
+    fields: Fields = dataclasses.field(default_factory=dict)
+    settings: Sweep = dataclasses.field(default_factory=lambda: point(""))
+    controls: Sequence[str] = ()
+    contrasts: Sequence[tuple[str, str]] = ()
+    trials: Mapping[str, Sweep] = dataclasses.field(default_factory=dict)
+    tuning_seeds: Sequence[int] = ()
+    data: str = ""
+    about: str = ""
+
+    def __post_init__(self):
+        """Raises a UserError for what cannot be."""
+        names = [p.name for p in self.arms]
+        for kind, mentioned in (
+            ("baseline", [self.baseline]),
+            ("controls", self.controls),
+            ("contrasts", [name for pair in self.contrasts for name in pair]),
+            ("trials", self.trials),
+        ):
+            for name in mentioned:
+                if name not in names:
+                    raise UserError(unknown(f"arm in {kind} of the study", name, names))
+        for kind, values in (
+            ("arms", names),
+            ("settings", [p.name for p in self.settings]),
+            ("seeds", [*self.seeds, *self.tuning_seeds]),
+        ):
+            if not values:
+                raise UserError(f"the study has no {kind}")
+            twice = [v for v, n in collections.Counter(values).items() if n > 1]
+            if twice:
+                raise UserError(
+                    f"{kind} of the study must differ, got {twice[0]!r} twice"
+                    + (" (seeds of the trials are not used again)" * (kind == "seeds"))
+                )
+        counts = {name: len(points) for name, points in self.trials.items()}
+        if len(set(counts.values())) > 1:
+            raise UserError(
+                f"every arm that is tuned gets the same number of trials, got {counts}"
+            )
+        if bool(self.trials) != bool(self.tuning_seeds):
+            raise UserError("trials and tuning_seeds of the study go together")
+
+
+def load_study(path: str) -> tuple[str, Study]:
+    """The study of `FILE[:ARGUMENT]`, and its name.
+
+    Raises:
+      UserError: no such file, or one that does not define a study.
+    """
+    study = _call(path, "get_study")
+    if not isinstance(study, Study):
+        raise UserError(
+            f"get_study of {path!r} must return an introspect_jax.study.Study, got "
+            f"{type(study).__name__}"
+        )
+    return file_name(path), study
+
+
+def base_config(study: Study) -> tuple[str, ConfigDict]:
+    """The config that all runs start from, with the fields of all, and its name.
+
+    Raises:
+      UserError: see `with_fields`.
+    """
+    config = _call(study.config, "get_config")
+    return file_name(study.config), with_fields(config, study.fields)
+
+
+def with_fields(config: ConfigDict, changes: Fields) -> ConfigDict:
+    """A copy with some fields set, checked and locked.
+
+    Raises:
+      UserError: an unknown field, or a value that cannot be.
+    """
+    changed = ConfigDict(config.to_dict())
+    known = fields(default_config())
+    for name, value in changes.items():
+        if name not in known:
+            raise UserError(
+                f"the study sets an unknown field {name!r}{nearest(name, known)}"
+            )
+        try:
+            changed.update_from_flattened_dict({name: value})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the study sets {name} to {value!r}: {error}") from error
+    changed.lock()
+    validate(changed)
+    return changed
+
+
+def file_name(path: str) -> str:
+    """`configs/cifar10.py:quick` as `cifar10-quick`."""
+    file, _, argument = path.partition(":")
+    name = os.path.splitext(os.path.basename(file))[0]
+    return name + ("-" + re.sub(r"[^\w.]+", "-", argument) if argument else "")
+
+
+def _call(path: str, function: str) -> Any:
+    """What the function of that file returns."""
+    file, _, argument = path.partition(":")
+    if not os.path.isfile(file):
+        folder = os.path.dirname(file) or "."
+        there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        names = [os.path.join(folder, n) for n in there if n.endswith(".py")]
+        raise UserError(
+            f"no file {file!r}{nearest(file, names)}; there are: "
+            f"{', '.join(names) or 'none (run from the folder that holds configs/)'}"
+        )
+    try:
+        module = _module(file)
+        return getattr(module, function)(argument or None)
+    except UserError:
+        raise
+    except Exception as error:  # a file is a program and may raise anything
+        line = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{file!r} cannot be read: {type(error).__name__}: {line}"
+        ) from error
+
+
+def _module(file: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("introspect_jax_study_file", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

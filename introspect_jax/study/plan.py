@@ -1,0 +1,175 @@
+"""From a study to its runs, as far as they are known yet."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from introspect_jax import methods
+from introspect_jax.config import config_hash, fields
+from introspect_jax.study.design import Study, base_config, with_fields
+from introspect_jax.study.sweeps import Point
+from introspect_jax.teachers import teacher_config
+
+# In the order in which they are done.
+PHASES = ("teacher", "trial", "final")
+Summaries = Mapping[str, Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a study.
+
+    Attributes:
+      phase: one of `PHASES`.
+      setting: name of the setting.
+      arm: name of the arm; of a teacher, that of the first arm it teaches.
+      trial: name of what is tried, or what was chosen.
+      config: of the run.
+      teacher: id of the run that must be finished first, or None.
+      id: of the config: arms that come to the same share their runs.
+    """
+
+    phase: str
+    setting: str
+    arm: str
+    trial: str
+    config: ConfigDict
+    teacher: str | None
+    id: str
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def program(self) -> str:
+        """Runs that differ in nothing but the seed share one compiled program."""
+        config = ConfigDict(self.config.to_dict())
+        config.seed = 0
+        return config_hash(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The runs of a study.
+
+    Attributes:
+      runs: in the order in which they are to be done.
+      chosen: `(setting, arm)` -> name of the best trial, where all are finished.
+      waiting: final runs that are not known before a choice is made.
+    """
+
+    runs: tuple[Run, ...]
+    chosen: Mapping[tuple[str, str], str]
+    waiting: int
+
+
+class Planner:
+    """Makes the plan of a study; what does not change is made once."""
+
+    def __init__(self, study: Study):
+        """Raises a UserError for a config that cannot be."""
+        self.study = study
+        self.config_name, self._base = base_config(study)
+        self._made: dict[tuple, tuple[Run, ...]] = {}
+        self.plan({})
+
+    def plan(self, summaries: Summaries) -> Plan:
+        """The plan, given the `summary.json` of what is finished, by id."""
+        study = self.study
+        trials, finals = [], []
+        chosen: dict[tuple[str, str], str] = {}
+        waiting = 0
+        for seed in study.tuning_seeds:
+            for setting in study.settings:
+                for arm in study.arms:
+                    for trial in study.trials.get(arm.name, ()):
+                        trials += self._runs("trial", setting, arm, trial, seed)
+        for setting in study.settings:
+            for arm in study.arms:
+                if arm.name in study.trials:
+                    best = self._best(setting, arm, summaries)
+                    if best:
+                        chosen[setting.name, arm.name] = best.name
+        for seed in study.seeds:
+            for setting in study.settings:
+                for arm in study.arms:
+                    trial = Point("", {})
+                    if arm.name in study.trials:
+                        name = chosen.get((setting.name, arm.name))
+                        if name is None:
+                            waiting += 1
+                            continue
+                        (trial,) = (p for p in study.trials[arm.name] if p.name == name)
+                    finals += self._runs("final", setting, arm, trial, seed)
+        everything = [*trials, *finals]
+        wanted = {r.teacher for r in everything if r.id not in summaries}
+        ordered = [r for r in everything if r.phase != "teacher" or r.id in wanted]
+        ordered.sort(key=lambda run: PHASES.index(run.phase))  # keeps their order
+        return Plan(
+            runs=tuple({run.id: run for run in reversed(ordered)}.values())[::-1],
+            chosen=chosen,
+            waiting=waiting,
+        )
+
+    def arms_of(self, plan: Plan) -> dict[str, dict[str, dict[int, str]]]:
+        """Setting -> arm -> seed -> id of its final run, as far as known."""
+        study = self.study
+        table: dict[str, dict[str, dict[int, str]]] = {}
+        for setting in study.settings:
+            for arm in study.arms:
+                trial = Point("", {})
+                if arm.name in study.trials:
+                    name = plan.chosen.get((setting.name, arm.name))
+                    if name is None:
+                        continue
+                    (trial,) = (p for p in study.trials[arm.name] if p.name == name)
+                runs = table.setdefault(setting.name, {}).setdefault(arm.name, {})
+                for seed in study.seeds:
+                    runs[seed] = self._runs("final", setting, arm, trial, seed)[-1].id
+        return table
+
+    def changes(self, run: Run) -> dict[str, Any]:
+        """What the run sets beside the study's config file: field -> value."""
+        _, plain = base_config(dataclasses.replace(self.study, fields={}))
+        before, now = fields(plain), fields(run.config)
+        return {name: now[name] for name in now if now[name] != before[name]}
+
+    def _runs(
+        self, phase: str, setting: Point, arm: Point, trial: Point, seed: int
+    ) -> tuple[Run, ...]:
+        """The run, after its teacher's where it has one."""
+        key = (phase, setting.name, arm.name, trial.name, seed)
+        if key not in self._made:
+            changes = {**setting.fields, **arm.fields, **trial.fields, "seed": seed}
+            if phase == "trial":
+                changes["evaluate_test"] = False
+            config = with_fields(self._base, changes)
+            names = (setting.name, arm.name, trial.name)
+            runs, teacher = [], None
+            kind = methods.teacher_kind(config.method.name)
+            if kind and not config.method.teacher:
+                taught = teacher_config(config)
+                teacher = config_hash(taught)
+                runs.append(Run("teacher", *names, taught, None, teacher))
+            runs.append(Run(phase, *names, config, teacher, config_hash(config)))
+            self._made[key] = tuple(runs)
+        return self._made[key]
+
+    def _best(self, setting: Point, arm: Point, summaries: Summaries) -> Point | None:
+        """The trial with the best mean validation top-1; the first in a tie."""
+        scores = []
+        for trial in self.study.trials[arm.name]:
+            found = [
+                summaries.get(self._runs("trial", setting, arm, trial, seed)[-1].id)
+                for seed in self.study.tuning_seeds
+            ]
+            known = [summary for summary in found if summary is not None]
+            if len(known) < len(found):
+                return None
+            tops = [summary["validation"]["last"]["top1"] for summary in known]
+            scores.append((statistics.mean(tops), trial))
+        return max(scores, key=lambda pair: pair[0])[1]

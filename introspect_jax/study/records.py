@@ -1,0 +1,153 @@
+"""The folder of a study: what is to be done, what is done, what failed."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from introspect_jax.errors import UserError
+from introspect_jax.study.design import Study
+from introspect_jax.study.plan import Plan, Planner, Run
+from introspect_jax.train.files import write_json
+
+
+class Records:
+    """`study.json`, `runs/`, `logs/` and `failed/` of a study's folder."""
+
+    def __init__(self, path: str, config_name: str, before: Sequence[str] = ()):
+        """Makes the folder.
+
+        Args:
+          path: of the folder.
+          config_name: of the config that all runs start from.
+          before: folders of results whose runs count as done, see `report`.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        self._root = epath.Path(path if "://" in path else os.path.abspath(path))
+        self._config_name = config_name
+        self._summaries: dict[str, Mapping[str, Any]] = {}
+        for folder in before:
+            for file in sorted(epath.Path(folder).glob("runs/*.json")):
+                record = json.loads(file.read_text())
+                self._summaries[record["id"]] = record["summary"]
+        self._elsewhere = set(self._summaries)
+        try:
+            (self._root / "runs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--workdir {path!r} cannot be written: {error}"
+            ) from error
+
+    def folder(self, id: str) -> epath.Path:
+        """The work folder of a run, where its students look for a teacher too."""
+        return self._root / "runs" / f"{self._config_name}-{id}"
+
+    def log(self, id: str) -> epath.Path:
+        """What the run printed."""
+        return self._root / "logs" / f"{id}.txt"
+
+    def summaries(self) -> dict[str, Mapping[str, Any]]:
+        """Id -> `summary.json` of every finished run."""
+        for folder in (self._root / "runs").iterdir():
+            id = folder.name.rpartition("-")[2]
+            file = folder / "summary.json"
+            if id in self._summaries and id not in self._elsewhere:
+                continue
+            if file.exists():
+                self._summaries[id] = json.loads(file.read_text())
+                self._elsewhere.discard(id)
+        return self._summaries
+
+    def is_here(self, id: str) -> bool:
+        """Whether the run is finished, and its network in this folder."""
+        return id in self.summaries() and id not in self._elsewhere
+
+    def write_study(self, study: Study, planner: Planner, plan: Plan) -> None:
+        """`study.json`: all that a report needs to know beside the runs."""
+        write_json(
+            self._root / "study.json",
+            {
+                "question": study.question,
+                "data": study.data,
+                "about": study.about,
+                "config": study.config,
+                "arms": [p.name for p in study.arms],
+                "settings": [p.name for p in study.settings],
+                "seeds": list(study.seeds),
+                "tuning_seeds": list(study.tuning_seeds),
+                "baseline": study.baseline,
+                "controls": list(study.controls),
+                "contrasts": [list(pair) for pair in study.contrasts],
+                "chosen": [
+                    {"setting": setting, "arm": arm, "trial": trial}
+                    for (setting, arm), trial in plan.chosen.items()
+                ],
+                "waiting": plan.waiting,
+                "final": planner.arms_of(plan),
+                "runs": [
+                    {
+                        "id": run.id,
+                        "folder": f"runs/{self._config_name}-{run.id}",
+                        "phase": run.phase,
+                        "setting": run.setting,
+                        "arm": run.arm,
+                        "trial": run.trial,
+                        "seed": run.seed,
+                        "teacher": run.teacher,
+                        "changes": planner.changes(run),
+                    }
+                    for run in plan.runs
+                ],
+            },
+        )
+
+    def failures(self) -> dict[str, str]:
+        """Id -> message of the runs that failed when they were last tried."""
+        found = (self._root / "failed").glob("*.json")
+        return {file.stem: json.loads(file.read_text())["message"] for file in found}
+
+    def write_failure(self, run: Run, message: str) -> None:
+        """Records that the run failed."""
+        folder = self._root / "failed"
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {
+            "id": run.id,
+            "setting": run.setting,
+            "arm": run.arm,
+            "trial": run.trial,
+            "seed": run.seed,
+            "message": message,
+        }
+        write_json(folder / f"{run.id}.json", record)
+
+    def clear_failure(self, id: str) -> None:
+        """The run has been done after all."""
+        file = self._root / "failed" / f"{id}.json"
+        if file.exists():
+            file.unlink()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder; object stores have no locks.
+
+        Raises:
+          UserError: another process has it.
+        """
+        if "://" in str(self._root):
+            yield
+            return
+        with open(self._root / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"another process is at work on the study in {str(self._root)!r}; "
+                    "wait for it, or end it"
+                ) from None
+            yield
