@@ -61,6 +61,7 @@ def default_config() -> ConfigDict:
                 "teacher_seed": 1000,
                 # Its data.train_examples; 0: those of this run; -1: all there are.
                 "teacher_examples": 0,
+                "teacher_steps": 0,  # its total_steps; 0: those of this run
             },
             "optimizer": optimizer.default_config(),
         }
@@ -137,6 +138,11 @@ def _check_teacher(config: ConfigDict) -> None:
         raise UserError(
             "method.teacher_examples must be -1 (all), 0 (those of this run) or their "
             f"number, got {method.teacher_examples}"
+        )
+    if method.teacher_steps < 0:
+        raise UserError(
+            "method.teacher_steps must be 0 (those of this run) or their number, got "
+            f"{method.teacher_steps}"
         )
     if method.teacher_seed == config.seed:
         raise UserError(

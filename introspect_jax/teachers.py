@@ -117,6 +117,8 @@ def teacher_config(config: ConfigDict) -> ConfigDict:
     taught.seed = config.method.teacher_seed
     if config.method.teacher_examples:
         taught.data.train_examples = max(0, config.method.teacher_examples)
+    taught.total_steps = config.method.teacher_steps or config.total_steps
+    taught.evaluate_test = True  # one teacher for trials and final runs
     return taught.lock()
 
 

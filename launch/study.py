@@ -1,4 +1,4 @@
-"""Runs a study: python launch/study.py --study=configs/studies/digits.py --workdir=DIR"""
+"""Runs a study: python launch/study.py --study=configs/studies/NAME.py --workdir=DIR"""
 
 import pathlib
 import sys
@@ -24,9 +24,7 @@ flags.DEFINE_integer(
 flags.DEFINE_bool(
     "dry_run", False, "Only count the runs and, from a few timed steps, their hours."
 )
-flags.DEFINE_list(
-    "done", [], "Folders of results/ whose runs are not done again."
-)
+flags.DEFINE_list("done", [], "Folders of results/ whose runs are not done again.")
 
 
 def main() -> None:

@@ -52,7 +52,8 @@ def blank_data(config) -> Dataset:
 
 @pytest.mark.parametrize(
     ("path", "argument"),
-    [(path, None) for path in FILES] + [(ROOT / "configs" / "cifar10.py", "quick")],
+    [(path, None) for path in FILES]
+    + [(ROOT / "configs" / "cifar10.py", name) for name in ("quick", "little")],
     ids=lambda value: value.stem if isinstance(value, pathlib.Path) else value,
 )
 def test_lowers(path, argument):

@@ -72,6 +72,25 @@ def test_it_is_trained_first_and_known_to_the_student(trained, student):
     assert whole_run.run("digits", teachers.teacher_config(student), str(teacher))
 
 
+def test_it_may_know_more_than_its_student(student):
+    config = teach(
+        student,
+        **{
+            "data.train_examples": 200,
+            "method.teacher_examples": -1,
+            "method.teacher_steps": 9,
+            "evaluate_test": False,
+        },
+    )
+    taught = teachers.teacher_config(config)
+    assert taught.data.train_examples == 0
+    assert taught.total_steps == 9
+    assert taught.evaluate_test
+    same = teachers.teacher_config(teach(student, **{"data.train_examples": 200}))
+    assert same.data.train_examples == 200
+    assert same.total_steps == student.total_steps
+
+
 def test_all_students_of_a_config_share_it(trained, student, capsys):
     before = (teacher_of(trained) / "summary.json").stat()
     for name, seed in (("kd", 1), ("tf_kd_self", 0)):
@@ -235,6 +254,8 @@ def test_a_damaged_teacher(trained, student, tmp_path, damaged):
         ),
         ({"method.name": "kd", "method.teacher_seed": 0}, "are both 0"),
         ({"method.name": "kd", "method.teacher_seed": -1}, "teacher_seed must lie in"),
+        ({"method.name": "kd", "method.teacher_examples": -2}, "must be -1"),
+        ({"method.name": "kd", "method.teacher_steps": -1}, "teacher_steps must be 0"),
         (
             {"method.name": "tf_kd_self", "method.teacher_model": "resnet56"},
             "learns from a network of its own kind",

@@ -22,6 +22,8 @@ def get_study(arg=None):
         seeds=range(3),
         baseline="standard",
         controls=["label smoothing"],
-        trials={"label smoothing": sweep("method.label_smoothing.epsilon", [0.05, 0.1])},
+        trials={
+            "label smoothing": sweep("method.label_smoothing.epsilon", [0.05, 0.1])
+        },
         tuning_seeds=[100],
     )

@@ -1,6 +1,6 @@
 """Is one method better than another? Statistics of runs paired by their seed.
 
-Student's t throughout: seeds are few, and the mean over 10,000 test images of one run is
+Student's t throughout: seeds are few, and an accuracy over thousands of test images is
 close to normal.
 """
 

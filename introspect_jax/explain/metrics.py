@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from introspect_jax.explain.agreement import spearman
 from introspect_jax.explain.attribution import LogitsFn, explain_fn
 from introspect_jax.explain.baselines import make_baseline
 from introspect_jax.explain.targets import check_range
@@ -287,63 +288,6 @@ def max_sensitivity(
         jnp.moveaxis(noise, 1, 0)
     )
     return moved.max(0) / jnp.linalg.norm(here, axis=-1)
-
-
-def rank_agreement(
-    similarities: jax.Array, responses: jax.Array, labels: jax.Array
-) -> dict[str, jax.Array]:
-    """Do similarities order the other classes as soft responses do? Spearman's rho.
-
-    Args:
-      similarities: of `class_similarity`, `[examples, classes]`.
-      responses: e.g. a teacher's probabilities or logits, `[examples, classes]`.
-      labels: ints `[examples]`, whose own class is left out.
-
-    Returns:
-      `example`: `[examples]`, within each example; `class`: `[classes]`, within each
-      class's means over its examples (not a number for classes without examples).
-    """
-    classes = similarities.shape[1]
-    # A row without its label: the others, in order.
-    others = jnp.arange(classes - 1) + (
-        jnp.arange(classes - 1) >= jnp.arange(classes)[:, None]
-    )
-    one_hot = jax.nn.one_hot(labels, classes, dtype=similarities.dtype)
-    counts = one_hot.sum(0)[:, None]
-
-    def by_class(values):
-        means = one_hot.T @ values / counts
-        return jnp.take_along_axis(means, others, axis=1)
-
-    def by_example(values):
-        return jnp.take_along_axis(values, others[labels], axis=1)
-
-    return {
-        "example": spearman(by_example(similarities), by_example(responses)),
-        "class": spearman(by_class(similarities), by_class(responses)),
-    }
-
-
-def spearman(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Spearman's rank correlation of rows `[rows, n]`, ties by their mean rank.
-
-    Returns:
-      `[rows]`; not a number where a row is constant or not a number.
-    """
-    a, b = _centred_ranks(a), _centred_ranks(b)
-    scale = jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-    return (a * b).sum(-1) / scale
-
-
-def _centred_ranks(values: jax.Array) -> jax.Array:
-    def one(row):
-        ordered = jnp.sort(row)
-        low = jnp.searchsorted(ordered, row, side="left")
-        high = jnp.searchsorted(ordered, row, side="right")
-        rank = (low + high - 1) / 2
-        return jnp.where(jnp.isnan(row).any(), jnp.nan, rank - rank.mean())
-
-    return jax.vmap(one)(values)
 
 
 def _labels(labels: Any, batch: int, classes: int) -> jax.Array:

@@ -13,7 +13,7 @@ from rich.table import Table
 from introspect_jax.data.folder import SUFFIXES
 from introspect_jax.data.images import decode
 from introspect_jax.errors import UserError
-from introspect_jax.explain import metrics, render
+from introspect_jax.explain import agreement, metrics, render
 from introspect_jax.explain.attribution import explain_fn
 from introspect_jax.explain.similarity import class_similarity
 from introspect_jax.methods.explaining import explanation_options
@@ -153,7 +153,7 @@ def measure(
             logits = make_logits_fn(experiment.model, network)
             wrong = explain_fn(logits, x, y, **options(x, network))
             flat = (jnp.abs(m).reshape(len(x), -1) for m in (maps, wrong))
-            return metrics.spearman(*flat)
+            return agreement.spearman(*flat)
 
         head_only = {
             **variables,
@@ -172,9 +172,9 @@ def measure(
             norms=config.norms,
             **options(x),
         )
-        agreement = metrics.rank_agreement(similar, logits_fn(x), y)
-        values["rank agreement with the logits, examples"] = agreement["example"]
-        values["rank agreement with the logits, classes"] = agreement["class"]
+        agreed = agreement.rank_agreement(similar, logits_fn(x), y)
+        values["rank agreement with the logits, examples"] = agreed["example"]
+        values["rank agreement with the logits, classes"] = agreed["class"]
         return values
 
     values = jax.device_get(jax.jit(every)(experiment.inputs(pixels), labels))

@@ -87,7 +87,10 @@ def dry_run(
     }
     for key, seconds in rows.items():
         table.add_row(
-            *key, str(len(seconds)), f"{milliseconds[key]:.1f}", f"{sum(seconds) / 3600:.2f}"
+            *key,
+            str(len(seconds)),
+            f"{milliseconds[key]:.1f}",
+            f"{sum(seconds) / 3600:.2f}",
         )
     everything = [s for seconds in rows.values() for s in seconds]
     # Runs that wait for a choice are like those known.

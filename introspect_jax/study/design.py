@@ -106,13 +106,12 @@ def load_study(path: str) -> tuple[str, Study]:
 
 
 def base_config(study: Study) -> tuple[str, ConfigDict]:
-    """The config that all runs start from, with the fields of all, and its name.
+    """The config file that all runs start from, as it stands, and its name.
 
     Raises:
-      UserError: see `with_fields`.
+      UserError: no such file, or one that cannot be read.
     """
-    config = _call(study.config, "get_config")
-    return file_name(study.config), with_fields(config, study.fields)
+    return file_name(study.config), _call(study.config, "get_config")
 
 
 def with_fields(config: ConfigDict, changes: Fields) -> ConfigDict:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from introspect_jax import methods
 from introspect_jax.config import config_hash, fields
 from introspect_jax.study.design import Study, base_config, with_fields
-from introspect_jax.study.sweeps import Point
+from introspect_jax.study.sweeps import Fields, Point
 from introspect_jax.teachers import teacher_config
 
 # In the order in which they are done.
@@ -30,6 +30,9 @@ class Run:
       config: of the run.
       teacher: id of the run that must be finished first, or None.
       id: of the config: arms that come to the same share their runs.
+      program: of the config without its seed: runs that differ in nothing else share
+        one compiled program.
+      changes: what is set beside the config file of the study: field -> value.
     """
 
     phase: str
@@ -39,17 +42,12 @@ class Run:
     config: ConfigDict
     teacher: str | None
     id: str
+    program: str
+    changes: Fields
 
     @property
     def seed(self) -> int:
         return self.config.seed
-
-    @property
-    def program(self) -> str:
-        """Runs that differ in nothing but the seed share one compiled program."""
-        config = ConfigDict(self.config.to_dict())
-        config.seed = 0
-        return config_hash(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +71,8 @@ class Planner:
     def __init__(self, study: Study):
         """Raises a UserError for a config that cannot be."""
         self.study = study
-        self.config_name, self._base = base_config(study)
+        self.config_name, plain = base_config(study)
+        self._plain, self._base = fields(plain), with_fields(plain, study.fields)
         self._made: dict[tuple, tuple[Run, ...]] = {}
         self.plan({})
 
@@ -132,12 +131,6 @@ class Planner:
                     runs[seed] = self._runs("final", setting, arm, trial, seed)[-1].id
         return table
 
-    def changes(self, run: Run) -> dict[str, Any]:
-        """What the run sets beside the study's config file: field -> value."""
-        _, plain = base_config(dataclasses.replace(self.study, fields={}))
-        before, now = fields(plain), fields(run.config)
-        return {name: now[name] for name in now if now[name] != before[name]}
-
     def _runs(
         self, phase: str, setting: Point, arm: Point, trial: Point, seed: int
     ) -> tuple[Run, ...]:
@@ -153,11 +146,35 @@ class Planner:
             kind = methods.teacher_kind(config.method.name)
             if kind and not config.method.teacher:
                 taught = teacher_config(config)
-                teacher = config_hash(taught)
-                runs.append(Run("teacher", *names, taught, None, teacher))
-            runs.append(Run(phase, *names, config, teacher, config_hash(config)))
+                runs.append(self._run("teacher", *names, taught, None))
+                teacher = runs[0].id
+            runs.append(self._run(phase, *names, config, teacher))
             self._made[key] = tuple(runs)
         return self._made[key]
+
+    def _run(
+        self,
+        phase: str,
+        setting: str,
+        arm: str,
+        trial: str,
+        config: ConfigDict,
+        teacher: str | None,
+    ) -> Run:
+        unseeded = ConfigDict(config.to_dict())
+        unseeded.seed = 0
+        now = fields(config)
+        return Run(
+            phase=phase,
+            setting=setting,
+            arm=arm,
+            trial=trial,
+            config=config,
+            teacher=teacher,
+            id=config_hash(config),
+            program=config_hash(unseeded),
+            changes={n: now[n] for n in now if now[n] != self._plain[n]},
+        )
 
     def _best(self, setting: Point, arm: Point, summaries: Summaries) -> Point | None:
         """The trial with the best mean validation top-1; the first in a tie."""

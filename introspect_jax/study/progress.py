@@ -95,7 +95,9 @@ class Progress(contextlib.AbstractContextManager):
         if kind == "timed":
             return
         name = " ".join(
-            part for part in (run.setting, run.arm, run.trial, f"seed {run.seed}") if part
+            part
+            for part in (run.setting, run.arm, run.trial, f"seed {run.seed}")
+            if part
         )
         if run.phase == "teacher":
             name = f"teacher of {name}"

@@ -40,9 +40,7 @@ class Records:
         try:
             (self._root / "runs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"--workdir {path!r} cannot be written: {error}"
-            ) from error
+            raise UserError(f"--workdir {path!r} cannot be written: {error}") from error
 
     def folder(self, id: str) -> epath.Path:
         """The work folder of a run, where its students look for a teacher too."""
@@ -100,7 +98,7 @@ class Records:
                         "trial": run.trial,
                         "seed": run.seed,
                         "teacher": run.teacher,
-                        "changes": planner.changes(run),
+                        "changes": dict(run.changes),
                     }
                     for run in plan.runs
                 ],

@@ -68,6 +68,7 @@ class Runner:
         self._stop = self._context.Event()
         self._workers: list[_Worker | None] = [None] * workers
         self._failed: dict[str, str] = {}
+        self._planned: tuple[int, Plan] | None = None
         now = time.monotonic()
         self._end = self._close = float("inf")
         if time_budget is not None:
@@ -126,9 +127,13 @@ class Runner:
 
     def plan(self) -> Plan:
         """The runs as far as they are known now; `study.json` says the same."""
-        plan = self._planner.plan(self._records.summaries())
-        self._records.write_study(self._study, self._planner, plan)
-        return plan
+        summaries = self._records.summaries()
+        # The plan grows when choices are made; nothing else changes it.
+        if self._planned is None or self._planned[0] != len(summaries):
+            plan = self._planner.plan(summaries)
+            self._records.write_study(self._study, self._planner, plan)
+            self._planned = len(summaries), plan
+        return self._planned[1]
 
     def missing(self) -> int:
         """How many runs are still to be done."""
@@ -201,9 +206,12 @@ class Runner:
                 self._workers[slot] = None
                 if run is None:
                     continue
-                kind, value = "failed", (
-                    f"its process ended with code {code}"
-                    + (" (out of memory?)" if code == -signal.SIGKILL else "")
+                kind, value = (
+                    "failed",
+                    (
+                        f"its process ended with code {code}"
+                        + (" (out of memory?)" if code == -signal.SIGKILL else "")
+                    ),
                 )
             assert run is not None
             heard.append((kind, run, value))

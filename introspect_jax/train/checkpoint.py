@@ -83,6 +83,15 @@ class Checkpoints:
         steps = [s for s in self._policy.ranked() if s in self._manager.all_steps()]
         return self._first_intact(steps, like)
 
+    def restore_all(self, like: TrainState) -> Iterator[tuple[int, TrainState]]:
+        """Step and state of every checkpoint that is kept, in order.
+
+        Raises:
+          ValueError: one is damaged.
+        """
+        for step in sorted(self._manager.all_steps()):
+            yield step, self._restore(step, like)[0]
+
     def _first_intact(
         self, steps: Sequence[int], like: TrainState
     ) -> tuple[TrainState, Meta] | None:

@@ -148,8 +148,7 @@ class Reporter(contextlib.AbstractContextManager):
         else:
             left = (self._total - step) * self._batch_size / speed
             self.console.print(
-                f"step {step}/{self._total} epoch {epoch} {shown} "
-                f"{duration(left)} left"
+                f"step {step}/{self._total} epoch {epoch} {shown} {duration(left)} left"
             )
         return speed
 

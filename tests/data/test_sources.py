@@ -146,3 +146,51 @@ def test_a_network_that_hangs_is_given_up(monkeypatch):
     began = time.monotonic()
     assert not tfds_reader._network()
     assert time.monotonic() - began < 2
+
+
+def test_fewer_examples_leave_validation_and_test_as_they_are(config):
+    config.name = "digits"
+    whole = sources.load(config)
+    config.train_examples = 300
+    some = sources.load(config)
+    assert len(some.train) == 300
+    for split in ("validation", "test"):
+        for before, after in zip(
+            *(getattr(d, split).take(np.arange(100)) for d in (whole, some)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(before, after)
+    images = {image.tobytes() for image in whole.train.take(np.arange(1293))[0]}
+    assert {i.tobytes() for i in some.train.take(np.arange(300))[0]} <= images
+    again = sources.load(config).train.take(np.arange(300))[1]
+    np.testing.assert_array_equal(again, some.train.take(np.arange(300))[1])
+    config.train_examples = 1294
+    with pytest.raises(UserError, match="1294, more than the 1293 training examples"):
+        sources.load(config)
+
+
+def test_label_noise_is_symmetric_nested_and_not_in_the_test(config):
+    config.name = "digits"
+    labels = {}
+    for share in (0.0, 0.2, 0.4):
+        config.label_noise = share
+        data = sources.load(config)
+        labels[share] = [
+            split.take(np.arange(len(split)))[1]
+            for split in (data.train, data.validation, data.test)
+        ]
+    clean = labels[0.0]
+    for share in (0.2, 0.4):
+        for split in (0, 1):
+            wrong = labels[share][split] != clean[split]
+            assert wrong.mean() == pytest.approx(share, abs=0.09 if split else 0.03)
+        np.testing.assert_array_equal(labels[share][2], clean[2])
+    wrong = labels[0.2][0] != clean[0]
+    np.testing.assert_array_equal(labels[0.4][0][wrong], labels[0.2][0][wrong])
+    # Every other class is as likely.
+    wrong = labels[0.4][0] != clean[0]
+    shifts = (labels[0.4][0] - clean[0])[wrong] % 10
+    counts = np.bincount(shifts, minlength=10)
+    assert counts[0] == 0
+    assert counts[1:].min() > 0.6 * wrong.sum() / 9
+    assert labels[0.4][0].dtype == np.int32

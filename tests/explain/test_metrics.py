@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
 from introspect_jax import explain_fn
 from introspect_jax.explain import metrics
@@ -108,33 +107,3 @@ def test_max_sensitivity(linear):
     assert (found > 1e-3).all()
     with pytest.raises(ValueError, match="noise_key= or noise="):
         metrics.max_sensitivity(logits_fn, images, 0)
-
-
-def test_spearman_against_scipy():
-    generator = np.random.RandomState(0)
-    a = generator.randint(0, 6, size=(20, 15)).astype(float)  # with ties
-    b = a + generator.normal(size=(20, 15)).round()
-    wanted = [stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
-    found = jax.jit(metrics.spearman)(jnp.asarray(a), jnp.asarray(b))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    assert np.isnan(metrics.spearman(jnp.ones((1, 4)), jnp.arange(4.0)[None]))
-
-
-def test_rank_agreement_by_definition():
-    generator = np.random.RandomState(1)
-    labels = np.repeat(np.arange(4), 6)
-    similarities = generator.normal(size=(24, 5)).astype(np.float32)
-    responses = similarities + generator.normal(size=(24, 5)).astype(np.float32)
-    found = metrics.rank_agreement(
-        jnp.asarray(similarities), jnp.asarray(responses), jnp.asarray(labels)
-    )
-    for i, label in enumerate(labels):
-        kept = np.arange(5) != label
-        wanted = stats.spearmanr(similarities[i, kept], responses[i, kept]).statistic
-        np.testing.assert_allclose(found["example"][i], wanted, atol=1e-5)
-    for label in range(4):
-        kept, rows = np.arange(5) != label, labels == label
-        means = (v[rows].mean(0)[kept] for v in (similarities, responses))
-        wanted = stats.spearmanr(*means).statistic
-        np.testing.assert_allclose(found["class"][label], wanted, atol=1e-5)
-    assert np.isnan(found["class"][4])  # no examples

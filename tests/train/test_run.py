@@ -1,5 +1,6 @@
 """Whole runs: files, continuing, damage."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -12,9 +13,11 @@ from etils import epath
 
 from introspect_jax import run as whole_run
 from introspect_jax.data import sources
+from introspect_jax.data.sources import Source
 from introspect_jax.errors import UserError
 from introspect_jax.train import experiment as experiments
 from introspect_jax.train.checkpoint import Checkpoints
+from introspect_jax.train.loop import Stopped
 from introspect_jax.train.state import state_sha256
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -123,6 +126,43 @@ def test_continued_equals_uninterrupted(
     for name in ("state_sha256", "test", "validation", "steps"):
         assert summary[name] == wanted[name]
     assert lines(tmp_path) == lines(finished)
+
+
+@pytest.mark.parametrize("step", [5, 8])
+def test_stopped_when_asked_and_continued(finished, digits_config, tmp_path, step):
+    """Between two checkpoints, and where one is due."""
+    asked = iter(range(100))
+    with pytest.raises(Stopped, match=f"stopped at step {step} of 12"):
+        whole_run.run(
+            "digits",
+            digits_config.lock(),
+            str(tmp_path),
+            should_stop=lambda: next(asked) == step,
+        )
+    assert step in {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+    summary = whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    wanted = json.loads((finished / "summary.json").read_text())
+    for name in ("state_sha256", "test", "validation", "steps"):
+        assert summary[name] == wanted[name]
+
+
+def test_a_choice_does_not_read_the_test_split(digits_config, tmp_path, monkeypatch):
+    load = sources.load
+
+    def unreadable(config):
+        dataset = load(config)
+        numbers = dataset.test.numbers
+        return dataclasses.replace(dataset, test=Source(None, numbers, True))
+
+    monkeypatch.setattr(sources, "load", unreadable)
+    digits_config.total_steps = 2
+    digits_config.evaluate_test = False
+    summary = whole_run.run(
+        "digits", digits_config.lock(), str(tmp_path), pictures=False
+    )
+    assert summary["test"] is None
+    assert summary["validation"]["last"]["top1"] >= 0
+    assert not list(tmp_path.glob("*.png"))
 
 
 def test_another_config_does_not_touch_the_folder(finished, digits_config):

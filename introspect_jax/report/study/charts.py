@@ -7,14 +7,31 @@ import numpy as np
 from introspect_jax.evaluate.comparison import mean_interval
 from introspect_jax.explain import render
 from introspect_jax.report.study.collect import Collected
+from introspect_jax.report.study.page import device_words
 
 Part = dict[str, Any]
+
+
+def caption(part: Part, collected: Collected) -> str:
+    """What, on what, when, and how many seeds: no figure goes without it."""
+    study = collected.study
+    seeds = [len(row["seeds"]) for row in part["rows"]]
+    shown = str(min(seeds)) if len(set(seeds)) == 1 else f"{min(seeds)} to {max(seeds)}"
+    summaries = [
+        record["summary"]
+        for row in part["rows"]
+        for record in collected.finals(part["setting"], row["arm"]).values()
+    ]
+    devices = dict.fromkeys(device_words(s["device"]) for s in summaries)
+    words = [part["setting"], study["data"] or study["config"], f"seeds: {shown}"]
+    words += [*devices, max(s["date"] for s in summaries)]
+    return "; ".join(render.plain(word) for word in words if word)
 
 
 def differences(part: Part, baseline: str):
     """Paired differences to the baseline with their intervals, one arm a line."""
     rows = [row for row in part["rows"] if "top1_difference" in row]
-    figure, axes = render.new_figure(1, 1, (7.5, 1.0 + 0.36 * len(rows)))
+    figure, axes = render.new_figure(1, 1, (7.5, 1.3 + 0.36 * len(rows)))
     axis = axes[0][0]
     for place, row in enumerate(reversed(rows)):
         found = row["top1_difference"]
@@ -26,7 +43,8 @@ def differences(part: Part, baseline: str):
         f"{row['arm']} (control)" if row["control"] else row["arm"]
         for row in reversed(rows)
     ]
-    axis.set_yticks(range(len(rows)), map(render.plain, names), fontsize=9)
+    axis.set_yticks(range(len(rows)), [render.plain(n) for n in names], fontsize=9)
+    axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel(f"test top-1, points above {baseline} (95 % interval)")
     axis.grid(alpha=0.3, axis="x")
     return figure

@@ -41,7 +41,9 @@ class Collected:
         """Seed -> record of the final runs that are finished."""
         ids = self.study["final"].get(setting, {}).get(arm, {})
         return {
-            int(seed): self.records[id] for seed, id in ids.items() if id in self.records
+            int(seed): self.records[id]
+            for seed, id in ids.items()
+            if id in self.records
         }
 
     def name(self, id: str) -> str:
@@ -71,8 +73,8 @@ def collect(workdir: str, output: epath.Path) -> Collected:
     stored = root / "study.json"
     if not stored.exists():
         raise UserError(
-            f"--workdir {workdir!r} is not the folder of a study: it has no study.json; "
-            "give that of launch/study.py"
+            f"--workdir {workdir!r} is not the folder of a study: it has no "
+            "study.json; give that of launch/study.py"
         )
     study = json.loads(stored.read_text())
     committed = {}
@@ -95,7 +97,9 @@ def collect(workdir: str, output: epath.Path) -> Collected:
             records[id] = committed[id]
     if not any(record["phase"] == "final" for record in records.values()):
         raise UserError(f"no final run of the study in {workdir!r} is finished yet")
-    failed = [json.loads(f.read_text()) for f in sorted((root / "failed").glob("*.json"))]
+    failed = [
+        json.loads(f.read_text()) for f in sorted((root / "failed").glob("*.json"))
+    ]
     return Collected(study, records, failed, root)
 
 

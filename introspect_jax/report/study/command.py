@@ -21,9 +21,9 @@ _HEAT_MAPS = 3
 def report(workdir: str, output: str) -> dict[str, Any]:
     """Writes the page of a study with its tables, figures and records.
 
-    `README.md`, `table.csv`, `table.tex`, `statistics.json`, figures, and `runs/` with a
-    record of every run. What is there of the study counts; the same call later adds to
-    it.
+    `README.md`, `table.csv`, `table.tex`, `statistics.json`, figures, and `runs/` with
+    a record of every run. What is there of the study counts; the same call later adds
+    to it.
 
     Args:
       workdir: folder of the study.
@@ -40,7 +40,9 @@ def report(workdir: str, output: str) -> dict[str, Any]:
     summary = statistics.summarise(collected)
     try:
         (target / "runs").mkdir(parents=True, exist_ok=True)
-        wanted = {collected.name(id): record for id, record in collected.records.items()}
+        wanted = {
+            collected.name(id): record for id, record in collected.records.items()
+        }
         for file in (target / "runs").glob("*.json"):
             if file.name not in wanted:
                 file.unlink()
@@ -71,6 +73,7 @@ def _draw(part: dict[str, Any], collected: Collected, target: epath.Path) -> lis
         f"{prefix}curves.png": charts.curves(part, collected),
     }
     for name, figure in drawn.items():
+        figure.suptitle(charts.caption(part, collected), fontsize=8)
         render.save(figure, target / name, dpi=100)
     return list(drawn)
 

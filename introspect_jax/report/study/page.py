@@ -44,14 +44,20 @@ def page(
             tables.best_markdown(part),
         ]
     if summary["tuning"]:
-        parts += ["## Tuning", _tuning(study), tables.tuning_markdown(summary["tuning"])]
+        parts += [
+            "## Tuning",
+            _tuning(study),
+            tables.tuning_markdown(summary["tuning"]),
+        ]
     parts.append("## What was not run")
     missing = summary["not_run"]
     failed = [
         f"{f['arm']} seed {f['seed']} failed: {f['message']}" for f in summary["failed"]
     ]
     lines = [f"- {line}" for line in missing + failed]
-    parts.append("\n".join(lines) if lines else "Nothing: every run of the study is here.")
+    parts.append(
+        "\n".join(lines) if lines else "Nothing: every run of the study is here."
+    )
     parts += ["## Again", _again(collected)]
     return "\n\n".join(parts) + "\n"
 
@@ -83,9 +89,7 @@ def sentences(part: Part, baseline: str) -> str:
         nll = row["nll_difference"]
         if nll["low"] > 0 or nll["high"] < 0:
             better = "better" if nll["mean"] < 0 else "worse"
-            text += (
-                f" Its likelihood is {better}: NLL {tables.difference(nll, 1, 3)}."
-            )
+            text += f" Its likelihood is {better}: NLL {tables.difference(nll, 1, 3)}."
         lines.append(f"- {text}")
     return "\n".join(lines)
 
@@ -98,9 +102,7 @@ def contrast_sentences(part: Part) -> str:
     )
 
 
-def _compared(
-    first: str, second: str, found: dict[str, float], p_holm: float
-) -> str:
+def _compared(first: str, second: str, found: dict[str, float], p_holm: float) -> str:
     if found["n"] < 2:
         return f"`{first}` and `{second}`: too few seeds to compare."
     shown = f"{tables.difference(found)} points"
@@ -118,11 +120,11 @@ def detectable(part: Part) -> str:
     if not found:
         return "With one seed nothing can be compared."
     return (
-        f"The paired standard deviation is {100 * found['paired_sd']:.2f} points (median "
-        f"over the differences). With {found['seeds']} seeds a true difference of "
-        f"{100 * found['smallest_difference']:.2f} points would be found with 80 % "
-        f"probability (before correction); for {100 * found['of_interest']:g} points it "
-        f"takes {found['seeds_needed']} seeds."
+        f"The paired standard deviation is {100 * found['paired_sd']:.2f} points "
+        f"(median over the differences). With {found['seeds']} seeds a true difference "
+        f"of {100 * found['smallest_difference']:.2f} points would be found with 80 % "
+        f"probability (before correction); for {100 * found['of_interest']:g} points "
+        f"it takes {found['seeds_needed']} seeds."
     )
 
 
@@ -136,19 +138,10 @@ def _setup(collected: Collected) -> str:
     def every(values) -> str:
         return ", ".join(map(str, dict.fromkeys(values)))
 
-    devices = [
-        f"{s['device']['count']} {s['device']['kind']}"
-        + (
-            f" ({s['device'].get('cpus_used', s['device']['host_cpus'])} of "
-            f"{s['device']['host_cpus']} cores)"
-            if s["device"]["platform"] == "cpu"
-            else ""
-        )
-        for s in summaries
-    ]
+    devices = [device_words(s["device"]) for s in summaries]
     examples = every(f"{s['examples']['train']:,}" for s in summaries)
     tests = every(f"{s['examples']['test']:,}" for s in summaries)
-    dates = sorted(s["date"] for s in summaries)
+    dates = sorted({s["date"] for s in summaries})
     seconds = sum(r["summary"]["seconds"] for r in collected.records.values())
     return (
         f"{study['data'] or every(c['data.name'] for c in configs)}; config "
@@ -159,8 +152,15 @@ def _setup(collected: Collected) -> str:
         f"{len(collected.records) - len(records)} others, {duration(seconds)} h of "
         f"training. Device: {every(devices)}; "
         f"JAX {every(s['versions']['jax'] for s in summaries)}; "
-        f"{dates[0]} to {dates[-1]}."
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}."
     )
+
+
+def device_words(device: dict[str, Any]) -> str:
+    """Of a summary's `device`: `1 of 2 CPU cores`, or `1 NVIDIA H200`."""
+    if device["platform"] == "cpu":
+        return f"{device['cpus_used']} of {device['host_cpus']} CPU cores"
+    return f"{device['count']} {device['kind']}"
 
 
 def _tuning(study: dict[str, Any]) -> str:
@@ -177,10 +177,13 @@ def _again(collected: Collected) -> str:
         r["summary"]["device"]["platform"] for r in collected.records.values()
     )
     text = (
-        "Every JSON under `runs/` has the command, the config, the versions, the device "
-        "and the results of a run; `statistics.json` has every number of this page."
+        "Every JSON under `runs/` has the command, the config, the versions, the "
+        "device and the results of a run; `statistics.json` has every number of this "
+        "page."
     )
     if devices.get("cpu"):
-        text += " With the same versions on the same kind of CPU a run ends in the same bits."
+        text += (
+            " With the same versions on as many cores of the same kind of CPU a run "
+            "ends in the same bits."
+        )
     return text
-

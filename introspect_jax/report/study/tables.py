@@ -13,7 +13,7 @@ Part = dict[str, Any]
 
 
 def percent(found: dict[str, float], sign: bool = False) -> str:
-    """`66.68 ± 0.41 (66.17 to 67.19)`: mean, deviation of one run, interval of the mean."""
+    """`66.68 ± 0.41 (66.17 to 67.19)`: mean, deviation of a run, interval."""
     return _shown(found, 100, 2, sign)
 
 
@@ -22,7 +22,9 @@ def plain(found: dict[str, float]) -> str:
     return _shown(found, 1, 3, False)
 
 
-def difference(found: dict[str, float] | None, scale: float = 100, digits: int = 2) -> str:
+def difference(
+    found: dict[str, float] | None, scale: float = 100, digits: int = 2
+) -> str:
     """`+0.52 (+0.11 to +0.93)`: mean and interval."""
     if found is None:
         return ""
@@ -78,7 +80,8 @@ def markdown(part: Part, collected: Collected) -> str:
         [cell(row) for cell in _COLUMNS.values()]
         + [
             " ".join(
-                f"[{seed}](runs/{collected.name(id)})" for seed, id in row["ids"].items()
+                f"[{seed}](runs/{collected.name(id)})"
+                for seed, id in row["ids"].items()
             )
         ]
         for row in part["rows"]

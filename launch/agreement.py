@@ -1,0 +1,37 @@
+"""What the soft target knows: python launch/agreement.py --workdir=RUN --teacher=RUN"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from absl import flags
+
+from introspect_jax import cli
+from introspect_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "Folder of a run with its checkpoints.")
+flags.DEFINE_string("teacher", None, "Folder of a better run on the same data.")
+flags.DEFINE_string("output", None, "Folder for page, table and figure.")
+flags.DEFINE_integer("num_images", 1000, "Test images.")
+
+
+def main() -> None:
+    for name in ("workdir", "teacher", "output"):
+        if not FLAGS[name].value:
+            raise UserError(f"--{name} is missing")
+    if FLAGS.num_images < 1:
+        raise UserError(f"--num_images must be at least 1, got {FLAGS.num_images}")
+    # Read late: a mistyped flag is answered before JAX is started.
+    from etils import epath
+
+    from introspect_jax.report.agreement import agreement
+
+    output = epath.Path(FLAGS.output)
+    agreement(FLAGS.workdir, FLAGS.teacher, output, num_images=FLAGS.num_images)
+    print(f"{output}: README.md, agreement.json and agreement.png")
+
+
+if __name__ == "__main__":
+    cli.run(main)

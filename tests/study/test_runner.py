@@ -1,0 +1,172 @@
+"""What is missing is done, once; failures and time limits cost nothing else."""
+
+import json
+import os
+import time
+
+import fake_worker
+import pytest
+from conftest import ROOT
+
+from introspect_jax.errors import UserError
+from introspect_jax.study import Study, chain, command, point, runner, sweep
+from introspect_jax.study.records import Records
+from introspect_jax.study.runner import Runner
+
+STANDARD = point("standard", {"method.name": "standard"})
+FAILS_ONCE = point("fails once", {"method.name": "label_smoothing"})
+DIES = point("dies", {"method.name": "confidence_penalty"})
+LASTS = point("lasts", {"method.name": "complement_entropy"})
+TAUGHT = point("taught", {"method.name": "kd"})
+
+
+@pytest.fixture(autouse=True)
+def fake_workers(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(runner, "work", fake_worker.work)
+
+
+def make(*arms, seeds=(0, 1), **changes):
+    return Study(
+        question="?",
+        config="configs/digits.py",
+        arms=chain(*arms),
+        seeds=seeds,
+        baseline=arms[0][0].name,
+        **changes,
+    )
+
+
+def start(study, path, **options):
+    return Runner(study, Records(str(path), "digits"), **options)
+
+
+def summaries(path):
+    return {p.parent.name: json.loads(p.read_text()) for p in path.glob("runs/*/*.json")}
+
+
+def test_all_is_done_once(tmp_path, capsys):
+    study = make(STANDARD, TAUGHT)
+    assert start(study, tmp_path).run() == {}
+    found = summaries(tmp_path)
+    assert len(found) == 5  # a teacher among them
+    shown = capsys.readouterr().out
+    assert "5/5 runs" in shown
+    assert "standard seed 1: test top-1 50.10 %" in shown
+    assert shown.index("teacher of taught") < shown.index("runs taught seed 0")
+    again = start(study, tmp_path)
+    assert again.missing() == 0
+    assert again.run() == {}
+    assert summaries(tmp_path) == found
+    stored = json.loads((tmp_path / "study.json").read_text())
+    assert {r["phase"] for r in stored["runs"]} == {"final"}
+    assert stored["final"][""]["standard"].keys() == {"0", "1"}
+
+
+def test_more_seeds_do_only_what_is_new(tmp_path):
+    start(make(STANDARD), tmp_path).run()
+    before = summaries(tmp_path)
+    start(make(STANDARD, seeds=range(4)), tmp_path).run()
+    after = summaries(tmp_path)
+    assert len(after) == 4
+    assert before.items() <= after.items()
+
+
+def test_workers_share_the_cores(tmp_path):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    start(make(STANDARD, seeds=range(8)), tmp_path, workers=2).run()
+    shares = {tuple(s["cpus"]) for s in summaries(tmp_path).values()}
+    flat = [c for share in shares for c in share]
+    assert sorted(flat) == sorted(set(flat))
+
+
+def test_a_failure_is_recorded_and_tried_again(tmp_path, capsys):
+    study = make(STANDARD, FAILS_ONCE)
+    failed = start(study, tmp_path).run()
+    assert set(failed.values()) == {"no luck"}
+    assert len(failed) == 2
+    assert len(summaries(tmp_path)) == 2
+    assert "fails once seed 0 failed: no luck" in capsys.readouterr().out
+    assert Records(str(tmp_path), "digits").failures() == failed
+    assert start(study, tmp_path).run() == {}
+    assert Records(str(tmp_path), "digits").failures() == {}
+    assert len(summaries(tmp_path)) == 4
+
+
+def test_a_process_that_dies_takes_nothing_with_it(tmp_path):
+    failed = start(make(DIES, STANDARD), tmp_path).run()
+    assert set(failed.values()) == {"its process ended with code 3"}
+    assert len(failed) == 2
+    assert len(summaries(tmp_path)) == 2
+
+
+def test_the_time_budget_is_kept(tmp_path, capsys):
+    began = time.monotonic()
+    found = start(make(STANDARD, LASTS), tmp_path, time_budget=6.0)
+    assert found.run() == {}
+    assert time.monotonic() - began < 6.0
+    assert "lasts seed 0: saved; it will be continued" in capsys.readouterr().out
+    assert found.missing() == 3  # standard seed 1 comes after what did not end
+
+
+def test_a_folder_is_one_process_alone(tmp_path):
+    records = Records(str(tmp_path), "digits")
+    with records.lock(), pytest.raises(UserError, match="another process"):
+        start(make(STANDARD), tmp_path).run()
+
+
+def test_what_results_have_is_not_done_again(tmp_path):
+    study = make(STANDARD)
+    id = runner.Planner(study).plan({}).runs[0].id
+    (tmp_path / "results" / "runs").mkdir(parents=True)
+    record = {"id": id, "summary": {"validation": None, "seconds": 1.0}}
+    (tmp_path / "results" / "runs" / "x.json").write_text(json.dumps(record))
+    records = Records(str(tmp_path / "study"), "digits", [str(tmp_path / "results")])
+    assert Runner(study, records).run() == {}
+    assert len(summaries(tmp_path / "study")) == 1
+
+
+def test_tuning_is_followed_by_the_final_runs(tmp_path):
+    epsilons = sweep("method.introspective.weight", [0.1, 0.2])
+    study = make(
+        STANDARD,
+        point("tuned", {"method.name": "introspective"}),
+        trials={"tuned": epsilons},
+        tuning_seeds=(100,),
+    )
+    assert start(study, tmp_path).run() == {}
+    stored = json.loads((tmp_path / "study.json").read_text())
+    assert stored["waiting"] == 0
+    assert stored["chosen"] == [{"setting": "", "arm": "tuned", "trial": "weight=0.1"}]
+    assert len(summaries(tmp_path)) == 6
+
+
+def test_dry_run_counts_and_estimates(tmp_path, capsys):
+    file = tmp_path / "small.py"
+    file.write_text(
+        "from introspect_jax.study import Study, chain, point\n"
+        "def get_study(arg=None):\n"
+        "    arms = chain(point('a', {'method.name': 'standard'}), "
+        "point('b', {'method.name': 'kd'}))\n"
+        "    return Study(question='?', config='configs/digits.py', arms=arms,\n"
+        "                 seeds=range(10), baseline='a')\n"
+    )
+    hours = command.dry_run(str(file), str(tmp_path / "study"))
+    assert hours == pytest.approx(21 * 36 / 3600)
+    shown = capsys.readouterr().out
+    assert "21 runs are still to be done: 0:12:36 h" in shown
+    assert not summaries(tmp_path / "study")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"workers": 0}, r"--workers must lie in 1\.\."),
+        ({"workers": 10_000}, "got 10000"),
+        ({"time_budget": 0.0}, "--time_budget must be above 0"),
+    ],
+)
+def test_numbers_that_make_no_sense(tmp_path, options, says):
+    with pytest.raises(UserError, match=says):
+        start(make(STANDARD), tmp_path, **options)
