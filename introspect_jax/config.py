@@ -174,8 +174,15 @@ def to_json(config: ConfigDict) -> str:
 
 
 def config_hash(config: ConfigDict) -> str:
-    """Eight hexadecimal digits that tell configs apart."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
+    """Eight hexadecimal digits that tell configs apart.
+
+    Of what differs from the defaults, so that a field that is new in a later version
+    does not give another name to runs that do not use it.
+    """
+    defaults, now = fields(default_config()), fields(config)
+    set_here = {name: v for name, v in now.items() if v != defaults.get(name)}
+    text = json.dumps(set_here, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _get(config: ConfigDict, field: str):

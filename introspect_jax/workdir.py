@@ -6,7 +6,7 @@ import os
 from etils import epath
 from ml_collections import ConfigDict
 
-from introspect_jax.config import config_hash, fields, to_json
+from introspect_jax.config import config_hash, default_config, fields, to_json
 from introspect_jax.errors import UserError
 from introspect_jax.train.files import write_text
 
@@ -55,7 +55,10 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
             f"{str(stored)!r} is damaged ({error}); choose another --workdir, or "
             "restore that file"
         ) from error
-    now = json.loads(to_json(config))
+    # A field that came with a later version had its default before.
+    now = fields(ConfigDict(json.loads(to_json(config))))
+    defaults = fields(ConfigDict(json.loads(to_json(default_config()))))
+    before = {n: defaults[n] for n in now if n in defaults} | fields(ConfigDict(before))
     if before != now:
         raise UserError(
             f"work folder {path!r} holds a run of another config "
@@ -70,9 +73,8 @@ def write_config(workdir: epath.Path, config: ConfigDict) -> None:
     write_text(workdir / "config.json", to_json(config))
 
 
-def _difference(before: dict, now: dict) -> str:
+def _difference(old: dict, new: dict) -> str:
     """The first few fields that differ."""
-    old, new = fields(ConfigDict(before)), fields(ConfigDict(now))
     names = sorted(n for n in old.keys() | new.keys() if old.get(n) != new.get(n))
     shown = [
         f"{n}: {old.get(n, 'none')!r} there, {new.get(n, 'none')!r} here"

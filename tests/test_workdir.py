@@ -4,7 +4,15 @@ import json
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
+from ml_collections import ConfigDict
+
+from introspect_jax import config as configs
+from introspect_jax import workdir
+from introspect_jax.config import config_hash, default_config
+from introspect_jax.errors import UserError
+from introspect_jax.workdir import open_workdir, write_config
 
 PROGRAM = """
 import json
@@ -40,6 +48,30 @@ names = sorted(path.name for path in workdir.iterdir())
 events = len(list((workdir / "tensorboard").iterdir()))
 print(json.dumps([names, events, [r["loss"] for r in records]]))
 """
+
+
+def test_a_field_of_a_later_version_changes_neither_name_nor_folder(
+    tmp_path, monkeypatch
+):
+    config = default_config()
+    config.total_steps = 77
+    name = config_hash(config)
+    write_config(open_workdir(str(tmp_path), config), config)
+
+    def later():
+        grown = ConfigDict(default_config().to_dict())
+        grown.brand_new = 3
+        return grown
+
+    monkeypatch.setattr(configs, "default_config", later)
+    monkeypatch.setattr(workdir, "default_config", later)
+    config = ConfigDict(config.to_dict() | {"brand_new": 3})
+    assert config_hash(config) == name
+    assert open_workdir(str(tmp_path), config)
+    config.brand_new = 4
+    assert config_hash(config) != name
+    with pytest.raises(UserError, match="brand_new: 3 there, 4 here"):
+        open_workdir(str(tmp_path), config)
 
 
 def test_object_store():

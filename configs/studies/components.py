@@ -18,8 +18,8 @@ def get_study(arg=None):
         data="CIFAR-10 (JPEG copy) at 16x16 pixels, 5,000 training images",
         about=(
             "The teacher, a WRN-10-2, is trained on all training images that are not "
-            "in the validation split, for four times as many steps, the students on a "
-            "fixed part of them. All arms share the defaults of `kd`; none is tuned."
+            "in the validation split, for more steps, the students on a fixed part of "
+            "them. All arms share the defaults of `kd`; none is tuned."
         ),
         arms=chain(
             point("standard", {"method.name": "standard"}),

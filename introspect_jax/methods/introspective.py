@@ -57,7 +57,11 @@ def default_config() -> ConfigDict:
     """The options of `introspect` and `loss_fn`, the ramp-up, and the controls.
 
     `weight` grows linearly from 0 over the first `ramp_up` of all steps (at the least
-    it is 0 at the first), since the explanations of an untrained network say nothing.
+    it is 0 at the first), since the explanations of an untrained network say nothing,
+    and falls to 0 over the last `ramp_down`. With an `explained_decay` the network that
+    is explained is an exponential average of the one in training; with
+    `remove_class_mean` the running mean of its class is taken off each example's
+    similarities, which leaves what is specific to it.
     Samples and steps are far fewer than for a single explanation: each costs as much as
     a step of training does.
 
@@ -85,11 +89,14 @@ def default_config() -> ConfigDict:
             "weight": 0.1,
             "student_temperature": 1.0,
             "ramp_up": 0.2,
+            "ramp_down": 0.0,
+            "explained_decay": 0.0,
+            "remove_class_mean": False,
             "stop_gradient": True,
             "source": "explanations",
             "component": "full",
             "permutation": "fresh",  # of the components that shuffle
-            "class_decay": 0.99,  # of running means: confusion, class_average
+            "class_decay": 0.99,  # of running means of classes
         }
     )
 
@@ -104,12 +111,24 @@ def make(config: ConfigDict, context: Context) -> Method:
     source, name = config.source, config.component
     final, student_temperature = config.weight, config.student_temperature
     ramp_steps = max(1.0, config.ramp_up * context.total_steps)
+    down_steps = max(1.0, config.ramp_down * context.total_steps)
 
     def carried():
         square = jnp.zeros((context.num_classes, context.num_classes), jnp.float32)
-        running = {"confusion": source == "confusion"}
-        running["class_means"] = name == "class_average"
-        return {mean: square for mean, kept in running.items() if kept}
+        running = {
+            "confusion": source == "confusion",
+            "class_means": name == "class_average",
+            "similarity_means": config.remove_class_mean,
+        }
+        # A copy for each: a tree that holds a buffer twice cannot be donated.
+        return {mean: square + 0 for mean, kept in running.items() if kept}
+
+    def init(key):
+        params, model_state, method_state = init_network(context, carried)(key)
+        if config.explained_decay:
+            average = jax.tree.map(jnp.copy, (params, model_state))
+            method_state = method_state | {"average": average}
+        return params, model_state, method_state
 
     def constants():
         given = {}
@@ -152,6 +171,16 @@ def make(config: ConfigDict, context: Context) -> Method:
     def soft_target(found, method_state, batch, key):
         """The component of the target, and the method state after it."""
         labels = batch["label"]
+        if config.remove_class_mean:
+            means = update_class_means(
+                method_state["similarity_means"],
+                jax.lax.stop_gradient(found),
+                labels,
+                config.class_decay,
+            )
+            method_state = method_state | {"similarity_means": means}
+            highest = jax.lax.Precision.HIGHEST
+            found = found - jnp.matmul(labels, means, precision=highest)
         target = similarity_target(
             found, labels, temperature=config.temperature, support=config.support
         )
@@ -182,9 +211,22 @@ def make(config: ConfigDict, context: Context) -> Method:
         # second derivatives that the stopped target would throw away.
         explained = jax.lax.stop_gradient(params) if config.stop_gradient else params
         variables = {"params": explained, **model_state}
+        if config.explained_decay:
+            # Short at first, so that the average forgets the initial values.
+            decay = jnp.minimum(config.explained_decay, (1.0 + step) / (10.0 + step))
+            average = jax.tree.map(
+                lambda old, new: decay * old + (1 - decay) * new,
+                method_state["average"],
+                (jax.lax.stop_gradient(params), model_state),
+            )
+            method_state = method_state | {"average": average}
+            variables = {"params": average[0], **average[1]}
         found, method_state = similarities(variables, method_state, batch, logits, key)
         target, method_state = soft_target(found, method_state, batch, key)
-        weight = final * jnp.minimum(step / ramp_steps, 1.0)
+        left = context.total_steps - step
+        weight = final * jnp.clip(step / ramp_steps, max=1.0)
+        if config.ramp_down:
+            weight = weight * jnp.clip(left / down_steps, max=1.0)
         losses, metrics = loss_fn(
             logits,
             labels,
@@ -209,7 +251,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         return value, (new_state, method_state, means)
 
     return Method(
-        init_network(context, carried),
+        init,
         loss,
         predict_network,
         context.model,
@@ -236,6 +278,8 @@ def check(config: ConfigDict, num_classes: int) -> None:
         student_temperature=positive,
         weight=(0, 1, "[]") if config.support == "all" else (0, float("inf"), "[)"),
         ramp_up=(0, 1, "[]"),
+        ramp_down=(0, 1, "[]"),
+        explained_decay=(0, 1, "[)"),
         class_decay=(0, 1, "[)"),
     )
     others = config.support == "others" or config.component in ("others", "uniform")

@@ -121,20 +121,21 @@ def _measure(
     confusion = jnp.asarray(
         (one_hot.T @ said / np.maximum(one_hot.sum(0)[:, None], 1))[labels]
     )
-    found = controls(variables, jnp.asarray(own), jnp.asarray(labels))
+    labels_of, theirs = jnp.asarray(labels), jnp.asarray(responses)
+    found = controls(variables, jnp.asarray(own), labels_of)
     for name, form in FORMS.items():
         found[name] = jnp.asarray(
             _in_batches(
                 lambda x, y, form=form: form(model, variables, x, y, key),
                 images,
-                jnp.asarray(labels),
+                labels_of,
             )
         )
     top1 = float(np.mean(own.argmax(-1) == labels))
     for name, similarities in found.items():
-        with_teacher = rank_agreement(similarities, responses, labels)
-        with_confusion = rank_agreement(similarities, confusion, labels)
-        beyond = agreement_beyond(similarities, responses, own, labels)
+        with_teacher = rank_agreement(similarities, theirs, labels_of)
+        with_confusion = rank_agreement(similarities, confusion, labels_of)
+        beyond = agreement_beyond(similarities, theirs, jnp.asarray(own), labels_of)
         columns = {
             **with_teacher,
             "beyond": beyond,

@@ -71,12 +71,12 @@ def dry_run(
     figures = runner.estimate()
     rows: dict[tuple[str, str, str], list[float]] = collections.defaultdict(list)
     plan, finished = runner.plan(), records.summaries()
-    for found in plan.runs:
-        if found.id in finished:
-            continue
+    to_do = plan.to_do(finished)
+    for found in to_do:
         key = (found.phase, found.setting, found.arm)
         rows[key].append(figures[found.program]["total"])
-    table = Table(title=f"{path}: {len(plan.runs)} runs, {len(finished)} done")
+    done_of_it = sum(found.id in finished for found in plan.runs)
+    table = Table(title=f"{path}: {len(plan.runs)} runs, {done_of_it} done")
     for column in ("phase", "setting", "arm", "runs", "step, ms", "hours"):
         left = column in ("phase", "setting", "arm")
         table.add_column(column, justify="left" if left else "right")

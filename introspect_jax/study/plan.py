@@ -64,6 +64,12 @@ class Plan:
     chosen: Mapping[tuple[str, str], str]
     waiting: int
 
+    def to_do(self, done: Summaries) -> list[Run]:
+        """The runs that are not finished; teachers only while they have students."""
+        missing = [run for run in self.runs if run.id not in done]
+        wanted = {run.teacher for run in missing}
+        return [r for r in missing if r.phase != "teacher" or r.id in wanted]
+
 
 class Planner:
     """Makes the plan of a study; what does not change is made once."""
@@ -79,7 +85,8 @@ class Planner:
     def plan(self, summaries: Summaries) -> Plan:
         """The plan, given the `summary.json` of what is finished, by id."""
         study = self.study
-        trials, finals = [], []
+        trials: list[Run] = []
+        finals: list[Run] = []
         chosen: dict[tuple[str, str], str] = {}
         waiting = 0
         for seed in study.tuning_seeds:
@@ -104,12 +111,11 @@ class Planner:
                             continue
                         (trial,) = (p for p in study.trials[arm.name] if p.name == name)
                     finals += self._runs("final", setting, arm, trial, seed)
-        everything = [*trials, *finals]
-        wanted = {r.teacher for r in everything if r.id not in summaries}
-        ordered = [r for r in everything if r.phase != "teacher" or r.id in wanted]
+        once = {run.id: run for run in reversed([*trials, *finals])}
+        ordered = list(once.values())[::-1]
         ordered.sort(key=lambda run: PHASES.index(run.phase))  # keeps their order
         return Plan(
-            runs=tuple({run.id: run for run in reversed(ordered)}.values())[::-1],
+            runs=tuple(ordered),
             chosen=chosen,
             waiting=waiting,
         )

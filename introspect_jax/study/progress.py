@@ -51,7 +51,9 @@ class Progress(contextlib.AbstractContextManager):
         summaries = records.summaries()
         steps: collections.Counter[str] = collections.Counter()
         total = done = 0
-        for run in plan.runs:
+        to_do = plan.to_do(summaries)
+        finished = [run for run in plan.runs if run.id in summaries]
+        for run in finished + to_do:
             of_run = run.config.total_steps
             total += of_run
             taken = of_run if run.id in summaries else self._steps.get(run.id, 0)
@@ -68,8 +70,8 @@ class Progress(contextlib.AbstractContextManager):
             mean = statistics.mean(self._seconds.values())
             seconds = sum(n * self._seconds.get(p, mean) for p, n in steps.items())
             self._left = seconds / self._workers
-        self._done = sum(run.id in summaries for run in plan.runs)
-        self._total = len(plan.runs) + plan.waiting
+        self._done = len(finished)
+        self._total = len(finished) + len(to_do) + plan.waiting
         if self._bar:
             shown = f"{self._of()}, {self._time_left()}" + (
                 f", {failed} failed" if failed else ""

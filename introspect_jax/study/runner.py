@@ -103,11 +103,7 @@ class Runner:
     def estimate(self) -> dict[str, dict[str, float]]:
         """Program -> seconds of a step and of a whole run, from a few timed steps."""
         plan = self.plan()
-        missing = {
-            run.program: run
-            for run in plan.runs
-            if run.id not in self._records.summaries()
-        }
+        missing = {run.program: run for run in plan.to_do(self._records.summaries())}
         found: dict[str, dict[str, float]] = {}
         with self._closing(), self._signals(), Progress(self._count) as progress:
             waiting = list(missing.values())
@@ -137,8 +133,8 @@ class Runner:
 
     def missing(self) -> int:
         """How many runs are still to be done."""
-        plan, done = self.plan(), self._records.summaries()
-        return plan.waiting + sum(run.id not in done for run in plan.runs)
+        plan = self.plan()
+        return plan.waiting + len(plan.to_do(self._records.summaries()))
 
     def _running(self) -> dict[str, Run]:
         return {w.run.id: w.run for w in self._workers if w and w.run}
@@ -149,12 +145,11 @@ class Runner:
 
     def _assign(self, plan: Plan, before: dict[str, str]) -> None:
         """Gives every idle worker the next run that can be begun."""
-        done, running = self._records.summaries(), self._running()
+        running = self._running()
         ready = [
             run
-            for run in plan.runs
-            if run.id not in done
-            and run.id not in running
+            for run in plan.to_do(self._records.summaries())
+            if run.id not in running
             and run.id not in self._failed
             and (run.teacher is None or self._records.is_here(run.teacher))
         ]
@@ -192,11 +187,11 @@ class Runner:
     def _listen(self, progress: Progress | None) -> list[tuple[str, Run, Any]]:
         """Waits a second at most for what workers say."""
         heard = []
-        alive = {w.connection: s for s, w in enumerate(self._workers) if w}
-        for connection in wait(list(alive), timeout=1.0):
-            slot = alive[connection]
-            worker = self._workers[slot]
-            assert worker is not None
+        connections = [w.connection for w in self._workers if w]
+        talking = wait(connections, timeout=1.0)
+        for slot, worker in enumerate(self._workers):
+            if worker is None or worker.connection not in talking:
+                continue
             run = worker.run
             try:
                 kind, _, value = worker.connection.recv()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import threading
 import time
 import traceback
@@ -37,6 +38,8 @@ def work(connection: Connection, stop: Any, cpus: list[int] | None) -> None:
       stop: an event: the current run is to be saved and left.
       cpus: those to keep to, where several workers share a machine.
     """
+    # Ctrl-C on a terminal is sent to all of its processes; the study passes it on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
     if cpus is not None:
         # Before the first computation, which makes JAX's threads.
@@ -60,7 +63,7 @@ def enable_compilation_cache() -> None:
     The folder is the user's own, not one of the study, which may come from elsewhere:
     what is in it is run.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         folder = os.path.join(home, "introspect_jax", "compiled")
         jax.config.update("jax_compilation_cache_dir", folder)

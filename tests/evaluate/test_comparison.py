@@ -20,9 +20,7 @@ VALUES = [0.661, 0.672, 0.655, 0.668, 0.659]
 
 def test_interval_against_scipy():
     found = mean_interval(VALUES)
-    low, high = stats.t.interval(
-        0.95, 4, loc=np.mean(VALUES), scale=stats.sem(VALUES)
-    )
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(VALUES), scale=stats.sem(VALUES))
     assert found["mean"] == pytest.approx(np.mean(VALUES))
     assert found["sd"] == pytest.approx(np.std(VALUES, ddof=1))
     assert (found["low"], found["high"]) == pytest.approx((low, high))

@@ -48,6 +48,50 @@ def test_the_weight_ramps_up():
     np.testing.assert_allclose(metrics["loss_weights"], 1.05, rtol=1e-6)
 
 
+def test_the_weight_falls_again():
+    method = make("introspective", ramp_up=0.2, ramp_down=0.5)
+    for step, wanted in ((10, 0.05), (50, 0.1), (75, 0.05), (99, 0.002)):
+        _, (_, _, metrics) = loss(method, step=step)
+        np.testing.assert_allclose(metrics["weight"], wanted, rtol=1e-5)
+
+
+def test_an_average_of_the_network_is_explained():
+    method = now(explained_decay=0.9)
+    params, model_state, carried = method.init(jax.random.key(1))
+    states_equal(carried["average"], (params, model_state))
+    moved = jax.tree.map(lambda p: 1.1 * p + 0.01, params)
+    states = (moved, model_state, carried)
+    value, (_, after, _) = loss(method, step=91, states=states)
+    # The average of before, nine parts of ten: (1 + 91) / (10 + 91) is above 0.9.
+    mean = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, params, moved)
+    for a, b in zip(
+        jax.tree.leaves(after["average"][0]), jax.tree.leaves(mean), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    labels = batch(method)["label"]
+    logits_fn = models.make_logits_fn(method.model, {"params": mean, **model_state})
+    target = introspect(logits_fn, images(), labels)
+    logs = log_probs(method, images(), params=moved, model_state=model_state)
+    wanted, _ = loss_fn(jnp.asarray(logs, jnp.float32), labels, target, weight=0.5)
+    np.testing.assert_allclose(value, wanted.mean(), rtol=1e-5)
+    # Its gradient is that of the network in training, not of the average.
+    gradient = jax.grad(
+        lambda p: loss(method, step=91, states=(p, model_state, carried))[0]
+    )(moved)
+    assert max(jnp.abs(g).max() for g in jax.tree.leaves(gradient)) > 0
+
+
+def test_without_the_class_mean_weight_rows_say_nothing():
+    """They are the same for all examples of a class."""
+    method = now(source="weight_rows", remove_class_mean=True)
+    _, (_, carried, metrics) = loss(method, step=1)
+    assert carried["similarity_means"].shape == (CLASSES, CLASSES)
+    np.testing.assert_allclose(metrics["target_entropy"], np.log(3), rtol=1e-5)
+    method = now(remove_class_mean=True, temperature=0.1)
+    _, (_, _, metrics) = loss(method, step=1)
+    assert metrics["target_entropy"] < np.log(3) - 1e-4
+
+
 def test_sources_differ():
     values = {}
     for source in SOURCES:

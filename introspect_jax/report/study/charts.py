@@ -71,8 +71,10 @@ def cost(part: Part):
 
 def curves(part: Part, collected: Collected):
     """Training loss and validation accuracy: mean and standard deviation of seeds."""
-    panels = (("train", "loss", 1, "training loss, nats"),)
-    panels += (("validation", "top1", 100, "validation top-1 %"),)
+    panels = (
+        ("train", "loss", 1, "training loss, nats"),
+        ("validation", "top1", 100, "validation top-1 %"),
+    )
     figure, axes = render.new_figure(1, len(panels), (11.5, 4.2))
     for axis, (split, name, scale, title) in zip(axes[0], panels, strict=True):
         for number, row in enumerate(part["rows"]):

@@ -91,10 +91,6 @@ def collect(workdir: str, output: epath.Path) -> Collected:
             names = ("phase", "setting", "arm", "trial", "seed")
             renamed = {name: entry[name] for name in names}
             records[entry["id"]] = committed[entry["id"]] | renamed
-    # A teacher whose students are all done is not in the plan any more.
-    for id in {e["teacher"] for e in study["runs"]} - records.keys() - {None}:
-        if id in committed:
-            records[id] = committed[id]
     if not any(record["phase"] == "final" for record in records.values()):
         raise UserError(f"no final run of the study in {workdir!r} is finished yet")
     failed = [
