@@ -13,9 +13,16 @@ from introspect_jax.errors import UserError
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of a study, finished or not.")
 flags.DEFINE_string("output", None, "Folder for page, tables, figures and records.")
+flags.DEFINE_string("index", None, "Instead: folder of results to write a page for.")
 
 
 def main() -> None:
+    if FLAGS.index:
+        from introspect_jax.report.study.index import write_index
+
+        write_index(FLAGS.index)
+        print(f"{FLAGS.index}/README.md lists all studies")
+        return
     for name in ("workdir", "output"):
         if not FLAGS[name].value:
             raise UserError(f"--{name} is missing")

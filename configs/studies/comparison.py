@@ -5,6 +5,7 @@ split with a seed that is not used again; then 4 seeds with the best. Cost: 54 r
 about 30 minutes on 2 CPU cores, continued with the same command.
 """
 
+from configs.studies._arms import LITTLE, LITTLE_DATA, STANDARD
 from introspect_jax.study import Study, chain, point, sweep
 
 # Arm -> the fields that choose it, and what is tried.
@@ -28,14 +29,14 @@ def get_study(arg=None):
         raise ValueError(f"configs/studies/comparison.py has no argument, got {arg!r}")
     return Study(
         question="How does introspective learning compare with the rest, tuned alike?",
-        config="configs/cifar10.py:little",
-        data="CIFAR-10 (JPEG copy) at 16x16 pixels, 5,000 training images",
+        config=LITTLE,
+        data=LITTLE_DATA,
         about=(
             "Standard training has nothing of its own to tune. The teacher of `kd` "
             "is trained on all images, which the others never see."
         ),
         arms=chain(
-            point("standard", {"method.name": "standard"}),
+            STANDARD,
             *(
                 point(name, {"method.name": name} | fields)
                 for name, (fields, _, _) in TUNED.items()

@@ -5,8 +5,9 @@ components and standard training, 5 seeds. Cost: 46 runs, about 35 minutes on 2 
 cores, continued with the same command.
 """
 
+from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD
 from introspect_jax.objectives.components import COMPONENTS
-from introspect_jax.study import Study, chain, point, product, sweep
+from introspect_jax.study import Study, chain, product, sweep
 
 
 def get_study(arg=None):
@@ -14,20 +15,14 @@ def get_study(arg=None):
         raise ValueError(f"configs/studies/components.py has no argument, got {arg!r}")
     return Study(
         question="Which part of a teacher's soft targets does the work?",
-        config="configs/cifar10.py:little",
-        data="CIFAR-10 (JPEG copy) at 16x16 pixels, 5,000 training images",
+        config=LITTLE,
+        data=LITTLE_DATA,
         about=(
             "The teacher, a WRN-10-2, is trained on all training images that are not "
             "in the validation split, for more steps, the students on a fixed part of "
             "them. All arms share the defaults of `kd`; none is tuned."
         ),
-        arms=chain(
-            point("standard", {"method.name": "standard"}),
-            product(
-                point("kd", {"method.name": "kd"}),
-                sweep("method.kd.component", COMPONENTS),
-            ),
-        ),
+        arms=chain(STANDARD, product(KD, sweep("method.kd.component", COMPONENTS))),
         seeds=range(5),
         baseline="standard",
         controls=["kd, component=full"],

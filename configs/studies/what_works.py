@@ -7,18 +7,10 @@ minutes. Without an accelerator SmoothGrad is left out: 8 samples cost 9 times a
 standard step.
 """
 
+from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD, introspective
 from introspect_jax.study import Study, chain, point
 
-DATA = "CIFAR-10 (JPEG copy) at 16x16 pixels, 5,000 training images"
 WEIGHT = 0.3
-STANDARD = point("standard", {"method.name": "standard"})
-KD = point("kd", {"method.name": "kd"})
-
-
-def introspective(name: str, **options):
-    """The method with these options."""
-    fields = {f"method.introspective.{field}": v for field, v in options.items()}
-    return point(name, {"method.name": "introspective"} | fields)
 
 
 def get_study(arg=None):
@@ -48,8 +40,8 @@ def sources() -> Study:
     )
     return Study(
         question="What works in introspective learning: the explanation, or smoothing?",
-        config="configs/cifar10.py:little",
-        data=DATA,
+        config=LITTLE,
+        data=LITTLE_DATA,
         about=(
             "All soft targets are softmax(projection similarity / temperature) over "
             "the other classes at the same weight; they differ in what is compared. "
@@ -83,8 +75,8 @@ def forms() -> Study:
 
     return Study(
         question="Which form of introspective learning is best?",
-        config="configs/cifar10.py:little",
-        data=DATA,
+        config=LITTLE,
+        data=LITTLE_DATA,
         about=(
             "Each arm changes one option of `Grad-CAM`, which has the defaults of the "
             "config otherwise; `gradient` is the default itself. Forms whose "

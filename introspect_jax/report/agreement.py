@@ -2,9 +2,10 @@
 
 import datetime
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +43,7 @@ _DRAWN = (
     "Grad-CAM, cosine",
 )
 Row = dict[str, Any]
+Function = Callable[..., jax.Array]
 
 
 def agreement(
@@ -76,12 +78,12 @@ def agreement(
     test = run.experiment.dataset.test
     pixels, labels = test.take(np.arange(min(num_images, len(test))))
     images = run.experiment.inputs(pixels)
-    responses = _in_batches(
-        make_logits_fn(taught.experiment.model, taught.variables), images
-    )
+    teacher_logits = jax.jit(_logits(taught.experiment.model))
+    responses = _in_batches(teacher_logits, taught.variables, images)
+    functions = _functions(run.experiment.model)
     rows = []
     for step, variables in checkpoints(run, workdir):
-        for name, scores in _measure(run, variables, images, labels, responses):
+        for name, scores in _measure(functions, variables, images, labels, responses):
             rows.append({"step": step, "form": name} | scores)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -110,12 +112,32 @@ def checkpoints(run: Run, workdir: str) -> Iterator[tuple[int, Any]]:
     kept.close()
 
 
+def _logits(model: nn.Module) -> Function:
+    return lambda variables, images: make_logits_fn(model, variables)(images)
+
+
+def _functions(model: nn.Module) -> dict[str, Function]:
+    """Form -> jitted `(variables, images, labels) -> similarities`; the logits too."""
+    key = jax.random.key(0)
+    functions: dict[str, Function] = {OWN_LOGITS: jax.jit(_logits(model))}
+    for name, form in FORMS.items():
+        functions[name] = jax.jit(
+            lambda variables, images, labels, form=form: form(
+                model, variables, images, labels, key
+            )
+        )
+    return functions
+
+
 def _measure(
-    run: Run, variables: Any, images: jax.Array, labels: np.ndarray, responses: Any
+    functions: dict[str, Function],
+    variables: Any,
+    images: jax.Array,
+    labels: np.ndarray,
+    responses: Any,
 ) -> Iterator[tuple[str, Row]]:
     """Form -> its row, for the network as it was at a step."""
-    model, key = run.experiment.model, jax.random.key(0)
-    own = _in_batches(make_logits_fn(model, variables), images)
+    own = _in_batches(functions[OWN_LOGITS], variables, images)
     said = np.eye(own.shape[1])[own.argmax(-1)]
     one_hot = np.eye(own.shape[1])[labels]
     confusion = jnp.asarray(
@@ -123,13 +145,9 @@ def _measure(
     )
     labels_of, theirs = jnp.asarray(labels), jnp.asarray(responses)
     found = controls(variables, jnp.asarray(own), labels_of)
-    for name, form in FORMS.items():
+    for name in FORMS:
         found[name] = jnp.asarray(
-            _in_batches(
-                lambda x, y, form=form: form(model, variables, x, y, key),
-                images,
-                labels_of,
-            )
+            _in_batches(functions[name], variables, images, labels_of)
         )
     top1 = float(np.mean(own.argmax(-1) == labels))
     for name, similarities in found.items():
@@ -149,10 +167,9 @@ def _measure(
         )
 
 
-def _in_batches(function: Any, *arrays: jax.Array) -> np.ndarray:
-    compiled = jax.jit(function)
+def _in_batches(function: Function, variables: Any, *arrays: jax.Array) -> np.ndarray:
     parts = [
-        np.asarray(compiled(*(a[start : start + _BATCH] for a in arrays)))
+        np.asarray(function(variables, *(a[start : start + _BATCH] for a in arrays)))
         for start in range(0, len(arrays[0]), _BATCH)
     ]
     return np.concatenate(parts)

@@ -149,7 +149,8 @@ def _call(path: str, function: str) -> Any:
     if not os.path.isfile(file):
         folder = os.path.dirname(file) or "."
         there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        names = [os.path.join(folder, n) for n in there if n.endswith(".py")]
+        shown = [n for n in there if n.endswith(".py") and not n.startswith("_")]
+        names = [os.path.join(folder, n) for n in shown]
         raise UserError(
             f"no file {file!r}{nearest(file, names)}; there are: "
             f"{', '.join(names) or 'none (run from the folder that holds configs/)'}"

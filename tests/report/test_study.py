@@ -15,6 +15,7 @@ from introspect_jax.errors import UserError
 from introspect_jax.report.study import statistics, tables
 from introspect_jax.report.study.collect import collect
 from introspect_jax.report.study.command import report
+from introspect_jax.report.study.index import write_index
 from introspect_jax.study import Study, chain, point, sweep
 from introspect_jax.study.design import base_config, with_fields
 from introspect_jax.study.plan import Planner
@@ -247,3 +248,15 @@ def test_what_one_run_cannot_tell():
 def test_not_a_study(tmp_path):
     with pytest.raises(UserError, match=r"has no study\.json"):
         report(str(tmp_path), str(tmp_path / "out"))
+
+
+def test_index_of_all_studies(written, tmp_path):
+    (tmp_path / "one").symlink_to(written[0])
+    text = write_index(str(tmp_path))
+    assert (tmp_path / "README.md").read_text() == text
+    assert "[Does it help?](one/README.md)" in text
+    assert "informative; 1 of 2 CPU cores; 2026-11-24." in text
+    row = next(r for r in written[1]["settings"][0]["rows"] if r["arm"] == "worse")
+    assert tables.difference(row["top1_difference"]) in text
+    with pytest.raises(UserError, match="has no results"):
+        write_index(str(tmp_path / "nowhere"))

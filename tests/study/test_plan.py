@@ -147,7 +147,7 @@ def test_mistakes_are_told_in_a_line(changes, says):
     assert "\n" not in str(caught.value)
 
 
-STUDIES = sorted((ROOT / "configs" / "studies").glob("*.py"))
+STUDIES = sorted((ROOT / "configs" / "studies").glob("[a-z]*.py"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -164,7 +164,7 @@ def test_studies_of_the_project_can_be_planned(path):
 
 
 def _arguments(text):
-    return [f":{word}" for word in ("forms", "noise") if f'"{word}"' in text]
+    return [f":{word}" for word in ("forms", "little") if f'"{word}"' in text]
 
 
 def test_a_file_that_is_no_study(tmp_path):

@@ -86,7 +86,7 @@ def markdown(part: Part, collected: Collected) -> str:
         ]
         for row in part["rows"]
     ]
-    return _markdown(headings, rows)
+    return to_markdown(headings, rows)
 
 
 def best_markdown(part: Part) -> str:
@@ -102,7 +102,7 @@ def best_markdown(part: Part) -> str:
         for row in part["rows"]
     ]
     headings = ["arm", "last: top-1 %", "best: top-1 %", "best: NLL", "best: ECE %"]
-    return _markdown(headings, rows)
+    return to_markdown(headings, rows)
 
 
 def contrasts_markdown(part: Part) -> str:
@@ -116,7 +116,7 @@ def contrasts_markdown(part: Part) -> str:
         ]
         for c in part["contrasts"]
     ]
-    return _markdown(["difference of", "test top-1 %", "p (Holm)", "NLL"], rows)
+    return to_markdown(["difference of", "test top-1 %", "p (Holm)", "NLL"], rows)
 
 
 def tuning_markdown(tuning: list[Row]) -> str:
@@ -133,7 +133,7 @@ def tuning_markdown(tuning: list[Row]) -> str:
         for trial in entry["trials"]
     ]
     headings = ["arm", "trial", "seeds", "validation top-1 %", "minutes for the arm"]
-    return _markdown(headings, rows)
+    return to_markdown(headings, rows)
 
 
 def to_csv(summary: dict[str, Any]) -> str:
@@ -171,7 +171,8 @@ def to_latex(summary: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(headings: list[str], rows: list[list[str]]) -> str:
+def to_markdown(headings: list[str], rows: list[list[str]]) -> str:
+    """A table, its first column to the left."""
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

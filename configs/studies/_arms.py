@@ -1,0 +1,27 @@
+"""Arms that several studies share."""
+
+from introspect_jax.study import chain, point
+
+LITTLE = "configs/cifar10.py:little"
+LITTLE_DATA = "CIFAR-10 (JPEG copy) at 16x16 pixels, 5,000 training images"
+STANDARD = point("standard", {"method.name": "standard"})
+KD = point("kd", {"method.name": "kd"})
+
+
+def introspective(name: str, **options):
+    """The method with these options, the defaults otherwise."""
+    fields = {f"method.introspective.{field}": v for field, v in options.items()}
+    return point(name, {"method.name": "introspective"} | fields)
+
+
+# The defaults of their methods, for settings in which nothing is tuned.
+UNTUNED = chain(
+    STANDARD,
+    KD,
+    point("label smoothing", {"method.name": "label_smoothing"}),
+    point("complement entropy", {"method.name": "complement_entropy"}),
+    introspective("gradient"),
+    introspective("Grad-CAM", explanation="grad_cam"),
+    introspective("weight rows", source="weight_rows"),
+)
+AGAINST_WEIGHT_ROWS = (("gradient", "weight rows"), ("Grad-CAM", "weight rows"))

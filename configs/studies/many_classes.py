@@ -1,0 +1,42 @@
+"""Many classes: Tiny ImageNet, 200 classes, where similarity has more to say.
+
+7 arms, 3 seeds. At 32x32 pixels with ResNet-20 it needs an accelerator; `:little` is
+for 2 CPU cores: ResNet-8, 16x16 pixels, 20,000 training images, 22 runs, about 40
+minutes, continued with the same command.
+"""
+
+from configs.studies._arms import AGAINST_WEIGHT_ROWS, UNTUNED
+from introspect_jax.study import Study
+
+LITTLE = {
+    "data.load_size": 16,
+    "data.augment.crop_padding": 2,
+    "data.train_examples": 20_000,
+    "model.name": "resnet8",
+    "total_steps": 1560,
+    "eval_steps": 390,
+    "checkpoint_steps": 390,
+    "log_steps": 78,
+    "method.teacher_examples": -1,
+    "method.teacher_steps": 3120,
+}
+
+
+def get_study(arg=None):
+    if arg not in (None, "little"):
+        raise ValueError(
+            f"the argument of configs/studies/many_classes.py is 'little', got {arg!r}"
+        )
+    return Study(
+        question="Does introspective learning help where there are many classes?",
+        config="configs/tiny_imagenet32.py",
+        data="Tiny ImageNet, 200 classes"
+        + (", at 16x16 pixels, 20,000 training images" if arg else ", at 32x32 pixels"),
+        about="The arms have the defaults of their methods; none is tuned.",
+        fields={"method.teacher_model": "wrn10_2"} | (LITTLE if arg else {}),
+        arms=UNTUNED,
+        seeds=range(3),
+        baseline="standard",
+        controls=["kd", "label smoothing"],
+        contrasts=AGAINST_WEIGHT_ROWS,
+    )

@@ -1,0 +1,76 @@
+"""All studies on one page: the log of every form that was tried, failures included."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from introspect_jax.errors import UserError
+from introspect_jax.report.study.page import device_words
+from introspect_jax.report.study.tables import difference, p_value, ratio, to_markdown
+from introspect_jax.train.files import write_text
+
+
+def write_index(results: str) -> str:
+    """Writes `README.md` of a folder of results, from the `statistics.json` in it.
+
+    Raises:
+      UserError: no results there.
+    """
+    root = epath.Path(results)
+    found = sorted(root.glob("*/statistics.json"))
+    if not found:
+        raise UserError(
+            f"--index {results!r} has no results; give the folder that holds those of "
+            "launch/report.py"
+        )
+    parts = [
+        "# Results",
+        "Every form that was tried, whatever came of it: differences of test top-1 to "
+        "the baseline in points, paired by seed, with 95 % intervals; p-values "
+        "corrected by Holm over all differences of a setting. The page of each study "
+        "says what was done, and links the record of every run.",
+    ]
+    for file in found:
+        name = file.parent.name
+        summary = json.loads(file.read_text())
+        parts.append(f"## [{summary['question']}]({name}/README.md)")
+        for part in summary["settings"]:
+            parts += [_where(root / name, part), _table(part)]
+    others = sorted(p.parent.name for p in root.glob("*/agreement.json"))
+    if others:
+        parts.append("## What does the soft target know?")
+        parts.append("\n".join(f"- [{n}]({n}/README.md)" for n in others))
+    text = "\n\n".join(parts) + "\n"
+    write_text(root / "README.md", text)
+    return text
+
+
+def _where(folder: epath.Path, part: dict[str, Any]) -> str:
+    ids = {id for row in part["rows"] for id in row["ids"].values()}
+    summaries = [
+        record["summary"]
+        for file in (folder / "runs").glob("*.json")
+        if (record := json.loads(file.read_text()))["id"] in ids
+    ]
+    devices = ", ".join(sorted({device_words(s["device"]) for s in summaries}))
+    state = (
+        "informative" if part["informative"] else "no positive control: uninformative"
+    )
+    words = [part["setting"], state, devices, max(s["date"] for s in summaries)]
+    return "; ".join(word for word in words if word) + "."
+
+
+def _table(part: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["arm"] + (" (positive control)" if row["control"] else ""),
+            str(len(row["seeds"])),
+            f"{100 * row['top1_last']['mean']:.2f}",
+            difference(row.get("top1_difference")),
+            p_value(row.get("p_holm")),
+            ratio(row["flops_per_step_ratio"]),
+        ]
+        for row in part["rows"]
+    ]
+    return to_markdown(["arm", "seeds", "top-1 %", "difference", "p", "FLOPs"], rows)
