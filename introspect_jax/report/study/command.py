@@ -12,6 +12,7 @@ from introspect_jax.report import figures
 from introspect_jax.report.load import load_run
 from introspect_jax.report.study import charts, page, statistics, tables
 from introspect_jax.report.study.collect import Collected, collect
+from introspect_jax.report.study.page import device_words
 from introspect_jax.train.files import write_json, write_text
 
 # Arms whose class similarity is drawn, at most.
@@ -73,7 +74,7 @@ def _draw(part: dict[str, Any], collected: Collected, target: epath.Path) -> lis
         f"{prefix}curves.png": charts.curves(part, collected),
     }
     for name, figure in drawn.items():
-        figure.suptitle(charts.caption(part, collected), fontsize=8)
+        figure.supxlabel(charts.caption(part, collected), fontsize=8)
         render.save(figure, target / name, dpi=100)
     return list(drawn)
 
@@ -109,7 +110,11 @@ def _heat_maps(collected: Collected, target: epath.Path) -> list[str]:
                 continue
             config = run.experiment.config.method.introspective
             figure = figures.class_similarities(run.experiment, run.variables, config)
-            figure.suptitle(render.plain(f"{arm}, seed {seed}"))
+            summary = finals[seed]["summary"]
+            device = device_words(summary["device"])
+            words = [arm, setting, study["data"], f"seed {seed}", device]
+            caption = "; ".join(word for word in (*words, summary["date"]) if word)
+            figure.suptitle(render.plain(caption), fontsize=9)
             render.save(figure, target / name, dpi=80)
         if (target / name).exists():
             names.append(name)
