@@ -170,3 +170,57 @@ def test_help_lists_every_method():
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(modules())
     assert all(";" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "says"),
+    [
+        ("study", [], "--study is missing"),
+        ("study", ["--study=configs/studies/digits.py"], "--workdir is missing"),
+        (
+            "study",
+            ["--study=configs/studies/digit.py", "--workdir=x"],
+            "did you mean 'configs/studies/digits.py'?",
+        ),
+        (
+            "study",
+            ["--study=configs/digits.py", "--workdir=x"],
+            "has no attribute 'get_study'",
+        ),
+        (
+            "study",
+            ["--study=configs/studies/digits.py", "--workdir=x", "--workers=0"],
+            "--workers must lie in 1..",
+        ),
+        ("study", ["--stud=x"], "unknown flag --stud (did you mean '--study'?)"),
+        ("report", [], "--workdir is missing"),
+        ("report", ["--workdir=x", "--output=y"], "'x' is not the folder of a study"),
+        ("report", ["--index=x"], "--index 'x' has no results"),
+        ("agreement", ["--workdir=x"], "--teacher is missing"),
+        (
+            "agreement",
+            ["--workdir=x", "--teacher=y", "--output=z"],
+            "'x' is not the work folder of a run",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_mistakes_with_studies_end_in_one_line(program, arguments, says, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch" / f"{program}.py"), *arguments],
+        cwd=linked(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    errors = [line for line in done.stderr.splitlines() if line]
+    assert done.returncode == 1, done.stderr
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: ")
+    assert says in errors[0]
+
+
+def linked(folder):
+    """An empty folder but for the configs."""
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder

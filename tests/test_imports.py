@@ -21,6 +21,7 @@ ALLOWED = {
     "teachers": GROUND | {"methods", "train", "report", "config", "workdir"},
     "run": GROUND
     | {"methods", "train", "report", "workdir", "teachers", "introspect_jax"},
+    "study": {"run", "teachers", "config", "methods", "models", "data", "train"},
     "cli": {"config", "methods"},
     "errors": set(),
     "__init__": {"explain", "objectives", "introspection"},

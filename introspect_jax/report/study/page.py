@@ -184,6 +184,6 @@ def _again(collected: Collected) -> str:
     if devices.get("cpu"):
         text += (
             " With the same versions on as many cores of the same kind of CPU a run "
-            "ends in the same bits."
+            "ends in the same bits (`taskset -c 0 python ...` for one core)."
         )
     return text
