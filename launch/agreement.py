@@ -14,6 +14,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of a run with its checkpoints.")
 flags.DEFINE_string("teacher", None, "Folder of a better run on the same data.")
 flags.DEFINE_string("output", None, "Folder for page, table and figure.")
+flags.DEFINE_string("data", "", "What the page calls the data.")
 flags.DEFINE_integer("num_images", 1000, "Test images.")
 
 
@@ -29,7 +30,13 @@ def main() -> None:
     from introspect_jax.report.agreement import agreement
 
     output = epath.Path(FLAGS.output)
-    agreement(FLAGS.workdir, FLAGS.teacher, output, num_images=FLAGS.num_images)
+    agreement(
+        FLAGS.workdir,
+        FLAGS.teacher,
+        output,
+        num_images=FLAGS.num_images,
+        data=FLAGS.data,
+    )
     print(f"{output}: README.md, agreement.json and agreement.png")
 
 

@@ -47,7 +47,12 @@ Function = Callable[..., jax.Array]
 
 
 def agreement(
-    workdir: str, teacher: str, output: epath.Path, *, num_images: int = 1000
+    workdir: str,
+    teacher: str,
+    output: epath.Path,
+    *,
+    num_images: int = 1000,
+    data: str = "",
 ) -> list[Row]:
     """Writes `README.md`, `agreement.json` and `agreement.png`.
 
@@ -58,13 +63,22 @@ def agreement(
       teacher: another run on the same data.
       output: folder, made if need be.
       num_images: test images, the first ones.
+      data: what the page calls the data; by default its name and size.
 
     Returns:
       Rows of step and form, with a mean and a 95 % bootstrap interval a column.
 
     Raises:
-      UserError: runs that cannot be read, or of other classes.
+      UserError: runs that cannot be read, or of other classes, or a folder that
+        cannot be written.
     """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "README.md").touch()
+    except OSError as error:
+        raise UserError(
+            f"--output {str(output)!r} cannot be written: {error}"
+        ) from error
     run = load_run(workdir)
     taught = load_run(teacher)
     if taught.experiment.size != run.experiment.size:
@@ -81,23 +95,19 @@ def agreement(
     teacher_logits = jax.jit(_logits(taught.experiment.model))
     responses = _in_batches(teacher_logits, taught.variables, images)
     functions = _functions(run.experiment.model)
-    rows = []
-    for step, variables in checkpoints(run, workdir):
-        for name, scores in _measure(functions, variables, images, labels, responses):
-            rows.append({"step": step, "form": name} | scores)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        render.save(_figure(rows), output / "agreement.png", dpi=100)
-    except OSError as error:
-        raise UserError(
-            f"--output {str(output)!r} cannot be written: {error}"
-        ) from error
     top1 = float(np.mean(responses.argmax(-1) == labels))
+    side = " x ".join(map(str, run.experiment.size))
     about = {
+        "data": data or f"{run.experiment.config.data.name} at {side} pixels",
         "run": _describe(run),
         "teacher": _describe(taught) | {"top1_on_these": top1},
         "images": len(labels),
     }
+    rows = []
+    for step, variables in checkpoints(run, workdir):
+        for name, scores in _measure(functions, variables, images, labels, responses):
+            rows.append({"step": step, "form": name} | scores)
+    render.save(_figure(about, rows), output / "agreement.png", dpi=100)
     write_json(output / "agreement.json", about | {"rows": rows})
     write_text(output / "README.md", _page(about, rows))
     return rows
@@ -185,7 +195,7 @@ def _describe(run: Run) -> Row:
         "steps": config.total_steps,
         "state_sha256": run.state_sha256,
         "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
+        "device": jax.devices()[0].device_kind.replace("cpu", "CPU"),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
@@ -197,7 +207,7 @@ def _page(about: Row, rows: list[Row]) -> str:
     weight_rows = next(row for row in final if row["form"] == WEIGHT_ROWS)
     lines = [
         "# What does the soft target know?",
-        f"One {run['model']} (`{run['method']}`, seed {run['seed']}, "
+        f"{about['data']}: one {run['model']} (`{run['method']}`, seed {run['seed']}, "
         f"{run['training_images']:,} training images, {run['steps']} steps; "
         f"{100 * final[0]['top1']:.1f} % of these images right) against one "
         f"{teacher['model']} ({teacher['training_images']:,} training images, "
@@ -256,7 +266,7 @@ def _shown(found: dict[str, float]) -> str:
     return f"{found['mean']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
 
 
-def _figure(rows: list[Row]):
+def _figure(about: Row, rows: list[Row]):
     """Agreement with the teacher over training."""
     shown = ("class", "example", "instance", "beyond")
     figure, axes = render.new_figure(1, len(shown), (4.0 * len(shown), 4.0))
@@ -279,5 +289,12 @@ def _figure(rows: list[Row]):
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("rank correlation with the teacher")
+    run = about["run"]
+    figure.suptitle(
+        f"{about['data']}, {run['training_images']:,} training images, {run['model']}, "
+        f"{run['method']}, seed {run['seed']} (one run); {about['images']:,} test "
+        f"images; {run['device']}, {run['date']}",
+        fontsize=9,
+    )
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     return figure
