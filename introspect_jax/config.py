@@ -11,6 +11,10 @@ from introspect_jax.errors import UserError
 from introspect_jax.methods import explaining
 from introspect_jax.train import optimizer
 
+# Part of the names of runs; another word whenever a default changes its value, so that
+# no run with the old one is taken for one with the new. New fields change nothing.
+DEFAULTS = ""
+
 
 def default_config() -> ConfigDict:
     """What `configs/*.py` start from; a field that is not here does not exist.
@@ -176,12 +180,12 @@ def to_json(config: ConfigDict) -> str:
 def config_hash(config: ConfigDict) -> str:
     """Eight hexadecimal digits that tell configs apart.
 
-    Of what differs from the defaults, so that a field that is new in a later version
-    does not give another name to runs that do not use it.
+    Of what differs from the defaults (and of `DEFAULTS`), so that a field that is new
+    in a later version does not give another name to runs that do not use it.
     """
     defaults, now = fields(default_config()), fields(config)
     set_here = {name: v for name, v in now.items() if v != defaults.get(name)}
-    text = json.dumps(set_here, sort_keys=True)
+    text = DEFAULTS + json.dumps(set_here, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -1,10 +1,7 @@
 """A whole run: data, training, test, files."""
 
 import datetime
-import importlib.metadata
 import json
-import os
-import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +12,10 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-import introspect_jax
 from introspect_jax import teachers
 from introspect_jax.data import sources
 from introspect_jax.data.sources import Dataset
+from introspect_jax.machine import describe_device, describe_versions
 from introspect_jax.report import figures
 from introspect_jax.train.experiment import build
 from introspect_jax.train.files import write_json
@@ -26,8 +23,6 @@ from introspect_jax.train.loop import never, train
 from introspect_jax.train.progress import Reporter, read_cost
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.workdir import default_workdir, open_workdir, write_config
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def run(
@@ -107,18 +102,8 @@ def run(
         "cost": read_cost(workdir),
         "teacher": teachers.read_record(workdir),
         "state_sha256": result.state_sha256,
-        "versions": {
-            "python": platform.python_version(),
-            "introspect_jax": introspect_jax.__version__,
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        },
-        "device": {
-            "platform": jax.default_backend(),
-            "kind": jax.devices()[0].device_kind,
-            "count": jax.device_count(),
-            "host_cpus": os.cpu_count(),
-            "cpus_used": _cpus_used(),
-        },
+        "versions": describe_versions(),
+        "device": describe_device(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     write_json(finished, summary)
@@ -129,12 +114,6 @@ def run(
             logging.exception("a picture could not be drawn: %s", error)
     _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
     return summary
-
-
-def _cpus_used() -> int | None:
-    """Those that this process may use, where the system says so."""
-    usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable else os.cpu_count()
 
 
 def _show(summary: dict[str, Any], workdir: epath.Path, remark: str) -> None:

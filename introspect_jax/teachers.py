@@ -17,20 +17,16 @@ from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.methods import Teacher
 from introspect_jax.models import make_logits_fn
-from introspect_jax.report.load import Run, absolute, load_config, load_run
+from introspect_jax.report.load import (
+    Run,
+    absolute,
+    check_same_data,
+    load_config,
+    load_run,
+)
 from introspect_jax.train.files import write_json
 from introspect_jax.workdir import default_workdir
 
-# What may differ between the data of a teacher and of its student: how they are read
-# and varied, and how many of the training examples are taken. A teacher that saw the
-# student's validation examples would tell it about them.
-_FREE = (
-    "data.data_dir",
-    "data.device_megabytes",
-    "data.read_threads",
-    "data.augment.",
-    "data.train_examples",
-)
 _AGAIN = "If it is lost, remove its summary.json and run its own command again"
 # Of the teacher's summary, in that of its students.
 _RECORDED = ("test", "steps", "seconds", "cost")
@@ -165,15 +161,8 @@ def _check(
     dataset: Dataset,
 ) -> None:
     """Raises a UserError for a teacher that cannot teach this student."""
+    check_same_data(config, taught, str(path))
     here, there = fields(config), fields(taught)
-    for field in here:
-        if not field.startswith("data.") or field.startswith(_FREE):
-            continue
-        if here[field] != there[field]:
-            raise UserError(
-                f"the teacher {str(path)!r} was trained on other data: {field} is "
-                f"{there[field]!r} there, {here[field]!r} here"
-            )
     differing = [
         f"model.{n}"
         for n in ("name", "stem")

@@ -15,7 +15,7 @@ flags.DEFINE_string("workdir", None, "Folder of a run with its checkpoints.")
 flags.DEFINE_string("teacher", None, "Folder of a better run on the same data.")
 flags.DEFINE_string("output", None, "Folder for page, table and figure.")
 flags.DEFINE_string("data", "", "What the page calls the data.")
-flags.DEFINE_integer("num_images", 1000, "Test images.")
+flags.DEFINE_integer("num_images", 1000, "Images of the validation split.")
 
 
 def main() -> None:

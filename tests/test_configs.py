@@ -1,6 +1,7 @@
 """Every config is lowered for the shapes of its own data, without running."""
 
 import importlib.util
+import json
 import pathlib
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from introspect_jax import config as configs
 from introspect_jax.config import default_config, fields, validate
 from introspect_jax.data.sources import Dataset, Source, array_source
 from introspect_jax.train.experiment import build
@@ -166,3 +168,25 @@ def test_introspection_costs_as_much_for_any_number_of_classes(similarity):
     ]
     assert max(ratios) <= 2.05
     assert max(ratios) - min(ratios) < 0.1
+
+
+def test_a_changed_default_gives_runs_another_name():
+    """Names of runs are of what differs from the defaults: see `config.DEFAULTS`."""
+    kept = json.loads((ROOT / "tests" / "defaults.json").read_text())
+    now = json.loads(json.dumps(fields(default_config())))
+    changed = {n: now.get(n) for n, v in kept["fields"].items() if now.get(n) != v}
+    if changed:
+        assert kept["word"] != configs.DEFAULTS, (
+            f"{changed} have other defaults than before: give config.DEFAULTS another "
+            "word, so that old runs are not taken for new ones, and write "
+            "tests/defaults.json anew"
+        )
+    else:
+        assert kept["word"] == configs.DEFAULTS
+        assert kept["fields"].keys() == now.keys(), "add new fields to defaults.json"
+
+
+def test_the_word_is_in_the_name(monkeypatch):
+    before = configs.config_hash(default_config())
+    monkeypatch.setattr(configs, "DEFAULTS", "second")
+    assert configs.config_hash(default_config()) != before

@@ -20,7 +20,10 @@ def get_study(arg=None):
         about=(
             "The teacher, a WRN-10-2, is trained on all training images that are not "
             "in the validation split, for more steps, the students on a fixed part of "
-            "them. All arms share the defaults of `kd`; none is tuned."
+            "them. The weights of `kd` leave little of the cross entropy with the "
+            "label; `others` and `uniform` say nothing of the label beside it, so it "
+            "is with each other that they compare, as `ground_truth` with `permuted`. "
+            "All arms share the defaults of `kd`; none is tuned."
         ),
         arms=chain(STANDARD, product(KD, sweep("method.kd.component", COMPONENTS))),
         seeds=range(5),
@@ -31,5 +34,7 @@ def get_study(arg=None):
             ("kd, component=full", "kd, component=class_average"),
             ("kd, component=full", "kd, component=others"),
             ("kd, component=class_average", "kd, component=permuted"),
+            ("kd, component=others", "kd, component=uniform"),
+            ("kd, component=permuted", "kd, component=ground_truth"),
         ],
     )

@@ -115,7 +115,8 @@ def load(config) -> Dataset:
     for split in ("train", "test"):
         if len(getattr(dataset, split)) == 0:
             raise UserError(f"data set {config.name!r}: the {split} split is empty")
-    dataset = _with_noise(_with_fewer(dataset, config), config.label_noise)
+    # Noise first: which labels are wrong does not depend on how many are taken.
+    dataset = _with_fewer(_with_noise(dataset, config.label_noise), config)
     if dataset.megabytes > config.device_megabytes:
         return dataset
     # None is read before it is first asked for: the test split at the end.

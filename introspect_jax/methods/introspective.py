@@ -293,6 +293,11 @@ def check(config: ConfigDict, num_classes: int) -> None:
             "method.introspective.component=ground_truth needs a target that has mass "
             "on the label; use --config.method.introspective.support=all"
         )
+    if config.explained_decay and not config.stop_gradient:
+        raise UserError(
+            "method.introspective.stop_gradient=False has no meaning with an "
+            "explained_decay: the average that is explained is a constant"
+        )
     if config.source == "entropy_matched" and config.component != "full":
         raise UserError(
             "method.introspective.source=entropy_matched knows nothing of classes and "

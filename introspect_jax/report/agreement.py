@@ -17,7 +17,7 @@ from introspect_jax.explain.agreement import agreement_beyond, rank_agreement
 from introspect_jax.explain.metrics import mean_interval
 from introspect_jax.models import make_logits_fn
 from introspect_jax.report.forms import FORMS, OWN_LOGITS, WEIGHT_ROWS, controls
-from introspect_jax.report.load import Run, absolute, load_run
+from introspect_jax.report.load import Run, absolute, check_same_data, load_run
 from introspect_jax.train.checkpoint import Checkpoints
 from introspect_jax.train.files import write_json, write_text
 from introspect_jax.train.state import deployed_variables
@@ -62,15 +62,15 @@ def agreement(
       workdir: a run, best with a large `checkpoints_kept`.
       teacher: another run on the same data.
       output: folder, made if need be.
-      num_images: test images, the first ones.
+      num_images: of the validation split, the first ones.
       data: what the page calls the data; by default its name and size.
 
     Returns:
       Rows of step and form, with a mean and a 95 % bootstrap interval a column.
 
     Raises:
-      UserError: runs that cannot be read, or of other classes, or a folder that
-        cannot be written.
+      UserError: runs that cannot be read, or of other data, or a folder that cannot
+        be written.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -81,16 +81,14 @@ def agreement(
         ) from error
     run = load_run(workdir)
     taught = load_run(teacher)
-    if taught.experiment.size != run.experiment.size:
+    check_same_data(run.experiment.config, taught.experiment.config, teacher)
+    # Not of the test split: what is found here decides what is tried.
+    validation = run.experiment.dataset.validation
+    if not len(validation):
         raise UserError(
-            f"the teacher sees images of {taught.experiment.size} pixels, the run of "
-            f"{run.experiment.size}"
+            f"the run {workdir!r} has no validation split (data.validation_fraction)"
         )
-    classes = [r.experiment.dataset.class_names for r in (run, taught)]
-    if classes[0] != classes[1]:
-        raise UserError("the teacher and the run were trained on other classes")
-    test = run.experiment.dataset.test
-    pixels, labels = test.take(np.arange(min(num_images, len(test))))
+    pixels, labels = validation.take(np.arange(min(num_images, len(validation))))
     images = run.experiment.inputs(pixels)
     teacher_logits = jax.jit(_logits(taught.experiment.model))
     responses = _in_batches(teacher_logits, taught.variables, images)
@@ -212,7 +210,7 @@ def _page(about: Row, rows: list[Row]) -> str:
         f"{100 * final[0]['top1']:.1f} % of these images right) against one "
         f"{teacher['model']} ({teacher['training_images']:,} training images, "
         f"{teacher['steps']} steps; {100 * teacher['top1_on_these']:.1f} %): "
-        f"{about['images']:,} test images; {run['device']}, JAX {run['jax']}, "
+        f"{about['images']:,} validation images; {run['device']}, JAX {run['jax']}, "
         f"{run['date']}. "
         "Spearman's rank correlations over the classes that are not the label, with "
         "95 % bootstrap intervals over images (over classes where class means are "
@@ -292,8 +290,8 @@ def _figure(about: Row, rows: list[Row]):
     run = about["run"]
     figure.suptitle(
         f"{about['data']}, {run['training_images']:,} training images, {run['model']}, "
-        f"{run['method']}, seed {run['seed']} (one run); {about['images']:,} test "
-        f"images; {run['device']}, {run['date']}",
+        f"{run['method']}, seed {run['seed']} (one run); {about['images']:,} "
+        f"validation images; {run['device']}, {run['date']}",
         fontsize=9,
     )
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)

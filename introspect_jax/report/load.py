@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from introspect_jax.config import default_config, validate
+from introspect_jax.config import default_config, fields, validate
 from introspect_jax.data import sources
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
@@ -62,6 +62,37 @@ def load_config(path: str) -> ConfigDict:
             f"{str(stored)!r} cannot be used by this version: {reason}"
         ) from error
     return config.lock()
+
+
+# What may differ between the data of two runs that are the same data: how they are
+# read and varied, and how many of the training examples are taken. A teacher that saw
+# the student's validation examples would tell it about them.
+_FREE = (
+    "data.data_dir",
+    "data.device_megabytes",
+    "data.read_threads",
+    "data.augment.",
+    "data.train_examples",
+)
+
+
+def check_same_data(config: ConfigDict, taught: ConfigDict, path: str) -> None:
+    """Raises a UserError for a teacher that was trained on other data.
+
+    Args:
+      config: of the student.
+      taught: of the teacher.
+      path: of the teacher.
+    """
+    here, there = fields(config), fields(taught)
+    for field in here:
+        if not field.startswith("data.") or field.startswith(_FREE):
+            continue
+        if here[field] != there[field]:
+            raise UserError(
+                f"the teacher {path!r} was trained on other data: {field} is "
+                f"{there[field]!r} there, {here[field]!r} here"
+            )
 
 
 def load_run(

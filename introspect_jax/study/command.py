@@ -33,8 +33,8 @@ def run(
     Raises:
       UserError: a study or folder that cannot be, or runs that failed.
     """
-    _, study = load_study(path)
-    records = Records(workdir, file_name(study.config), done)
+    name, study = load_study(path)
+    records = Records(workdir, name, file_name(study.config), done)
     runner = Runner(study, records, workers=workers, time_budget=time_budget)
     failed = runner.run()
     missing = runner.missing()
@@ -65,13 +65,14 @@ def dry_run(
     Returns:
       Hours that are still to come.
     """
-    _, study = load_study(path)
-    records = Records(workdir, file_name(study.config), done)
+    name, study = load_study(path)
+    records = Records(workdir, name, file_name(study.config), done)
     runner = Runner(study, records, workers=workers)
     figures = runner.estimate()
     rows: dict[tuple[str, str, str], list[float]] = collections.defaultdict(list)
-    plan, finished = runner.plan(), records.summaries()
-    to_do = plan.to_do(finished)
+    finished = records.summaries()
+    plan = runner.planner.plan(finished)
+    to_do = plan.to_do(finished, records.is_here)
     for found in to_do:
         key = (found.phase, found.setting, found.arm)
         rows[key].append(figures[found.program]["total"])

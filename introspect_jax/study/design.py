@@ -81,6 +81,11 @@ class Study:
                     f"{kind} of the study must differ, got {twice[0]!r} twice"
                     + (" (seeds of the trials are not used again)" * (kind == "seeds"))
                 )
+        if self.baseline in self.controls:
+            raise UserError(
+                f"the baseline {self.baseline!r} cannot be a control of the study: "
+                "controls are compared with it"
+            )
         counts = {name: len(points) for name, points in self.trials.items()}
         if len(set(counts.values())) > 1:
             raise UserError(

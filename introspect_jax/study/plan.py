@@ -2,13 +2,14 @@
 
 import dataclasses
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from introspect_jax import methods
 from introspect_jax.config import config_hash, fields
+from introspect_jax.errors import UserError
 from introspect_jax.study.design import Study, base_config, with_fields
 from introspect_jax.study.sweeps import Fields, Point
 from introspect_jax.teachers import teacher_config
@@ -64,11 +65,19 @@ class Plan:
     chosen: Mapping[tuple[str, str], str]
     waiting: int
 
-    def to_do(self, done: Summaries) -> list[Run]:
-        """The runs that are not finished; teachers only while they have students."""
-        missing = [run for run in self.runs if run.id not in done]
-        wanted = {run.teacher for run in missing}
-        return [r for r in missing if r.phase != "teacher" or r.id in wanted]
+    def to_do(self, done: Summaries, is_here: Callable[[str], bool]) -> list[Run]:
+        """The runs that are not finished.
+
+        Teachers only while they have students left, and then until their networks are
+        at hand (`is_here`): a result from elsewhere teaches nobody.
+        """
+        missing = {r.id for r in self.runs if r.id not in done and r.phase != "teacher"}
+        wanted = {r.teacher for r in self.runs if r.id in missing}
+        return [
+            r
+            for r in self.runs
+            if r.id in missing or (r.id in wanted and not is_here(r.id))
+        ]
 
 
 class Planner:
@@ -80,7 +89,12 @@ class Planner:
         self.config_name, plain = base_config(study)
         self._plain, self._base = fields(plain), with_fields(plain, study.fields)
         self._made: dict[tuple, tuple[Run, ...]] = {}
-        self.plan({})
+        for run in self.plan({}).runs:
+            if run.phase == "trial" and not run.config.data.validation_fraction:
+                raise UserError(
+                    "trials of the study are scored on the validation split, and "
+                    "data.validation_fraction is 0"
+                )
 
     def plan(self, summaries: Summaries) -> Plan:
         """The plan, given the `summary.json` of what is finished, by id."""

@@ -51,8 +51,9 @@ class Progress(contextlib.AbstractContextManager):
         summaries = records.summaries()
         steps: collections.Counter[str] = collections.Counter()
         total = done = 0
-        to_do = plan.to_do(summaries)
-        finished = [run for run in plan.runs if run.id in summaries]
+        to_do = plan.to_do(summaries, records.is_here)
+        left = {run.id for run in to_do}
+        finished = [r for r in plan.runs if r.id in summaries and r.id not in left]
         for run in finished + to_do:
             of_run = run.config.total_steps
             total += of_run

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,29 +13,39 @@ from etils import epath
 from introspect_jax.errors import UserError
 from introspect_jax.study.design import Study
 from introspect_jax.study.plan import Plan, Planner, Run
-from introspect_jax.train.files import write_json
+from introspect_jax.train.files import read_json, write_json
 
 
 class Records:
     """`study.json`, `runs/`, `logs/` and `failed/` of a study's folder."""
 
-    def __init__(self, path: str, config_name: str, before: Sequence[str] = ()):
+    def __init__(
+        self, path: str, name: str, config_name: str, before: Sequence[str] = ()
+    ):
         """Makes the folder.
 
         Args:
           path: of the folder.
+          name: of the study.
           config_name: of the config that all runs start from.
           before: folders of results whose runs count as done, see `report`.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: it cannot be written, or is another study's, or there are no
+            results in one of `before`.
         """
         self._root = epath.Path(path if "://" in path else os.path.abspath(path))
-        self._config_name = config_name
+        self._name, self._config_name = name, config_name
         self._summaries: dict[str, Mapping[str, Any]] = {}
         for folder in before:
-            for file in sorted(epath.Path(folder).glob("runs/*.json")):
-                record = json.loads(file.read_text())
+            files = sorted(epath.Path(folder).glob("runs/*.json"))
+            if not files:
+                raise UserError(
+                    f"--done {folder!r} has no runs/*.json; give a folder that "
+                    "launch/report.py wrote"
+                )
+            for file in files:
+                record = read_json(file)
                 self._summaries[record["id"]] = record["summary"]
         self._elsewhere = set(self._summaries)
         try:
@@ -42,13 +53,23 @@ class Records:
         except OSError as error:
             raise UserError(f"--workdir {path!r} cannot be written: {error}") from error
 
+        stored = self._root / "study.json"
+        if stored.exists() and (there := read_json(stored).get("name")) != name:
+            raise UserError(
+                f"--workdir {path!r} is of the study {there!r}, not {name!r}; give "
+                "each study a folder of its own"
+            )
+
     def folder(self, id: str) -> epath.Path:
         """The work folder of a run, where its students look for a teacher too."""
         return self._root / "runs" / f"{self._config_name}-{id}"
 
     def log(self, id: str) -> epath.Path:
         """What the run printed."""
-        return self._root / "logs" / f"{id}.txt"
+        root = self._root
+        if "://" in str(root):  # a log grows line by line, which object stores cannot
+            root = epath.Path(tempfile.gettempdir()) / "introspect_jax"
+        return root / "logs" / f"{id}.txt"
 
     def summaries(self) -> dict[str, Mapping[str, Any]]:
         """Id -> `summary.json` of every finished run."""
@@ -58,8 +79,10 @@ class Records:
             if id in self._summaries and id not in self._elsewhere:
                 continue
             if file.exists():
-                self._summaries[id] = json.loads(file.read_text())
-                self._elsewhere.discard(id)
+                # One that is damaged is not finished: its run writes it anew.
+                with contextlib.suppress(ValueError):
+                    self._summaries[id] = json.loads(file.read_text())
+                    self._elsewhere.discard(id)
         return self._summaries
 
     def is_here(self, id: str) -> bool:
@@ -71,6 +94,7 @@ class Records:
         write_json(
             self._root / "study.json",
             {
+                "name": self._name,
                 "question": study.question,
                 "data": study.data,
                 "about": study.about,
@@ -108,7 +132,7 @@ class Records:
     def failures(self) -> dict[str, str]:
         """Id -> message of the runs that failed when they were last tried."""
         found = (self._root / "failed").glob("*.json")
-        return {file.stem: json.loads(file.read_text())["message"] for file in found}
+        return {file.stem: read_json(file)["message"] for file in found}
 
     def write_failure(self, run: Run, message: str) -> None:
         """Records that the run failed."""

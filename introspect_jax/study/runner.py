@@ -3,14 +3,15 @@
 import contextlib
 import dataclasses
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from introspect_jax.errors import UserError
+from introspect_jax.machine import usable_cpus
 from introspect_jax.study.design import Study
 from introspect_jax.study.plan import Plan, Planner, Run
 from introspect_jax.study.progress import Progress
@@ -52,7 +53,7 @@ class Runner:
         Raises:
           UserError: a study that cannot be, or numbers that make no sense.
         """
-        cores = sorted(os.sched_getaffinity(0))
+        cores = usable_cpus()
         if not 1 <= workers <= len(cores):
             raise UserError(
                 f"--workers must lie in 1..{len(cores)}, the processors here; got "
@@ -61,11 +62,13 @@ class Runner:
         if time_budget is not None and time_budget <= 0:
             raise UserError(f"--time_budget must be above 0, got {time_budget}")
         self._study, self._records = study, records
-        self._planner = Planner(study)
+        self.planner = Planner(study)
         self._cores = cores
         self._count = workers
         self._context = multiprocessing.get_context("spawn")  # JAX has threads
-        self._stop = self._context.Event()
+        # Shared with the workers, without a lock: a worker that is killed while it
+        # holds one would stop all others for good.
+        self._stop = self._context.RawValue("b", 0)
         self._workers: list[_Worker | None] = [None] * workers
         self._failed: dict[str, str] = {}
         self._planned: tuple[int, Plan] | None = None
@@ -87,9 +90,9 @@ class Runner:
             while True:
                 plan = self.plan()
                 progress.show(plan, self._records, self._running(), len(self._failed))
-                stopping = self._stop.is_set() or time.monotonic() > self._close
+                stopping = self._stop.value or time.monotonic() > self._close
                 if stopping:
-                    self._stop.set()
+                    self._stop.value = 1
                     if time.monotonic() > self._end:
                         break
                 else:
@@ -102,8 +105,8 @@ class Runner:
 
     def estimate(self) -> dict[str, dict[str, float]]:
         """Program -> seconds of a step and of a whole run, from a few timed steps."""
-        plan = self.plan()
-        missing = {run.program: run for run in plan.to_do(self._records.summaries())}
+        plan = self.planner.plan(self._records.summaries())
+        missing = {run.program: run for run in self._to_do(plan)}
         found: dict[str, dict[str, float]] = {}
         with self._closing(), self._signals(), Progress(self._count) as progress:
             waiting = list(missing.values())
@@ -117,7 +120,7 @@ class Runner:
                         found[run.program] = value
                     elif kind == "failed":
                         raise UserError(f"{run.arm!r} cannot be timed: {value}")
-                if self._stop.is_set():
+                if self._stop.value:
                     raise KeyboardInterrupt
         return found
 
@@ -126,15 +129,18 @@ class Runner:
         summaries = self._records.summaries()
         # The plan grows when choices are made; nothing else changes it.
         if self._planned is None or self._planned[0] != len(summaries):
-            plan = self._planner.plan(summaries)
-            self._records.write_study(self._study, self._planner, plan)
+            plan = self.planner.plan(summaries)
+            self._records.write_study(self._study, self.planner, plan)
             self._planned = len(summaries), plan
         return self._planned[1]
 
     def missing(self) -> int:
         """How many runs are still to be done."""
         plan = self.plan()
-        return plan.waiting + len(plan.to_do(self._records.summaries()))
+        return plan.waiting + len(self._to_do(plan))
+
+    def _to_do(self, plan: Plan) -> list[Run]:
+        return plan.to_do(self._records.summaries(), self._records.is_here)
 
     def _running(self) -> dict[str, Run]:
         return {w.run.id: w.run for w in self._workers if w and w.run}
@@ -148,7 +154,7 @@ class Runner:
         running = self._running()
         ready = [
             run
-            for run in plan.to_do(self._records.summaries())
+            for run in self._to_do(plan)
             if run.id not in running
             and run.id not in self._failed
             and (run.teacher is None or self._records.is_here(run.teacher))
@@ -165,7 +171,7 @@ class Runner:
         job = {
             "kind": kind,
             "id": run.id,
-            "name": self._planner.config_name,
+            "name": self.planner.config_name,
             "config": run.config.to_dict(),
             "folder": str(self._records.folder(run.id)),
             "log": str(self._records.log(run.id)),
@@ -180,7 +186,13 @@ class Runner:
         process = self._context.Process(
             target=work, args=(there, self._stop, share), daemon=True
         )
+        # Blocked in the new process for good: what a terminal or a scheduler sends to
+        # all processes is for the study, which tells its workers to save. (The tracker
+        # of multiprocessing unblocks them when it starts.)
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
         return _Worker(process, here)
 
@@ -208,6 +220,8 @@ class Runner:
                         + (" (out of memory?)" if code == -signal.SIGKILL else "")
                     ),
                 )
+            if kind == "refused":
+                raise UserError(value)
             assert run is not None
             heard.append((kind, run, value))
             if kind == "step":
@@ -230,7 +244,7 @@ class Runner:
         """The first Ctrl-C or SIGTERM saves and stops; a second one does not wait."""
 
         def stop(number: int, frame: Any) -> None:
-            self._stop.set()
+            self._stop.value = 1
             for name in kept:
                 signal.signal(name, kept[name])
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import threading
 import time
 import traceback
@@ -31,21 +30,23 @@ def work(connection: Connection, stop: Any, cpus: list[int] | None) -> None:
 
     A job is `{"kind": "run" or "time", "id", "name", "config", "folder", "log"}`.
     Answers are `("step", id, step)` while it runs, then `("done", id, None)`,
-    `("timed", id, figures)`, `("stopped", id, None)` or `("failed", id, line)`.
+    `("timed", id, figures)`, `("stopped", id, None)` or `("failed", id, line)`; or, at
+    once, `("refused", "", line)` if there can be no such worker.
 
     Args:
       connection: to the study.
-      stop: an event: the current run is to be saved and left.
+      stop: its `value` becomes 1 when the current run is to be saved and left.
       cpus: those to keep to, where several workers share a machine.
     """
-    # Ctrl-C on a terminal is sent to all of its processes; the study passes it on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
     if cpus is not None:
         # Before the first computation, which makes JAX's threads.
-        os.sched_setaffinity(0, cpus)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cpus)
         if jax.default_backend() != "cpu":
-            raise SystemExit("several workers are for CPUs; use --workers=1")
+            text = "several workers are for CPUs; use --workers=1"
+            connection.send(("refused", "", text))
+            return
     enable_compilation_cache()
     datasets: dict[str, Dataset] = {}
     while True:
@@ -89,7 +90,7 @@ def _do(
             job["folder"],
             dataset=datasets[key],
             make_reporter=lambda *given: _Telling(connection, job["id"], *given),
-            should_stop=stop.is_set,
+            should_stop=lambda: bool(stop.value),
             pictures=False,
         )
         return "done", job["id"], None

@@ -84,16 +84,14 @@ class Checkpoints:
         return self._first_intact(steps, like)
 
     def restore_all(self, like: TrainState) -> Iterator[tuple[int, TrainState]]:
-        """Step and state of every checkpoint that is kept, in order.
-
-        Raises:
-          ValueError: one is damaged.
-        """
+        """Step and state of every checkpoint that is kept and intact, in order."""
         for step in sorted(self._manager.all_steps()):
-            yield step, self._restore(step, like)[0]
+            restored = self._first_intact([step], like, needed=False)
+            if restored:
+                yield step, restored[0]
 
     def _first_intact(
-        self, steps: Sequence[int], like: TrainState
+        self, steps: Sequence[int], like: TrainState, *, needed: bool = True
     ) -> tuple[TrainState, Meta] | None:
         problems = []
         for step in steps:
@@ -117,7 +115,7 @@ class Checkpoints:
                     problem,
                     self._set_aside(step),
                 )
-        if problems:
+        if problems and needed:
             raise UserError(
                 f"every checkpoint in {str(self._root)!r} is damaged: "
                 f"{'; '.join(problems)}. They were moved to {str(self._damaged)!r}; "

@@ -5,6 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from introspect_jax.errors import UserError
+
 
 def write_text(path: epath.Path, text: str) -> None:
     """Writes the whole file or nothing."""
@@ -16,6 +18,20 @@ def write_text(path: epath.Path, text: str) -> None:
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes the whole file or nothing."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: epath.Path) -> Any:
+    """What is in the file.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{str(path)!r} is damaged ({error}); restore or remove it"
+        ) from error
 
 
 def read_lines(path: epath.Path) -> list[dict]:

@@ -194,3 +194,13 @@ def test_label_noise_is_symmetric_nested_and_not_in_the_test(config):
     assert counts[0] == 0
     assert counts[1:].min() > 0.6 * wrong.sum() / 9
     assert labels[0.4][0].dtype == np.int32
+    # An image has the same label however many are taken: for a teacher that has all.
+    whole = data.train.take(np.arange(len(data.train)))
+    config.train_examples = 300
+    some = sources.load(config)
+    np.testing.assert_array_equal(
+        some.validation.take(np.arange(144))[1], labels[0.4][1]
+    )
+    known = {image.tobytes(): label for image, label in zip(*whole, strict=True)}
+    images, found = some.train.take(np.arange(300))
+    assert [known[image.tobytes()] for image in images] == list(found)

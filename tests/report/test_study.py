@@ -93,7 +93,7 @@ def study(tmp_path_factory, generator):
         about="A study of no runs.",
     )
     planner = Planner(made)
-    records = Records(str(path), "digits")
+    records = Records(str(path), "small", "digits")
     for run in planner.plan({}).runs:
         if run.phase == "trial":
             write_run(
@@ -155,7 +155,7 @@ def test_what_is_said(written):
     text = (written[0] / "README.md").read_text()
     assert "# Does it help?" in text
     assert "**Positive control: helps +1" in text
-    assert "A difference can be seen here" in text
+    assert "`helps` helps, after correction too" in text
     assert "`helps` is better than `standard`" in text
     assert "`same`: no difference to `standard` can be seen" in text
     assert "`worse` is worse than `standard`" in text
@@ -181,6 +181,7 @@ def test_every_number_of_the_page_is_in_a_file(written):
     assert r"\pm" in (output / "table.tex").read_text()
     stored = json.loads((output / "statistics.json").read_text())
     assert stored["settings"][0]["rows"][3]["top1_last"] == row["top1_last"]
+    assert "NaN" not in (output / "statistics.json").read_text()
     assert "2.00x" in text
 
 
@@ -198,7 +199,7 @@ def test_statistics_of_an_arm_by_hand(study, written):
     assert row["top1_difference"]["n"] == 4
     # Paired: the seeds' own ups and downs are gone.
     assert row["top1_difference"]["sd"] < 0.3 * row["top1_last"]["sd"]
-    assert 0 < row["p_holm"] < 0.001
+    assert 0 < row["top1_p_holm"] < 0.001
 
 
 def test_a_record_is_enough_to_run_it_again(written):
@@ -243,6 +244,34 @@ def test_what_one_run_cannot_tell():
     assert tables.p_value(math.nan) == ""
     assert tables.p_value(0.0001) == "< 0.001"
     assert tables.ratio(math.nan) == ""
+
+
+def test_results_of_others_are_not_touched(study, written, tmp_path):
+    stored = json.loads((written[0] / "statistics.json").read_text())
+    (tmp_path / "statistics.json").write_text(json.dumps(stored | {"name": "other"}))
+    with pytest.raises(UserError, match="has results of the study 'other'"):
+        report(str(study[0]), str(tmp_path))
+    (tmp_path / "statistics.json").unlink()
+    (tmp_path / "runs").mkdir()
+    for file in (written[0] / "runs").iterdir():
+        text = file.read_text().replace('"platform": "cpu"', '"platform": "gpu"')
+        (tmp_path / "runs" / file.name).write_text(text)
+    with pytest.raises(UserError, match="results of a gpu, and these are of a cpu"):
+        report(str(study[0]), str(tmp_path))
+
+
+def test_records_between_the_regular_ones_do_not_count(study, written, tmp_path):
+    """A run that was stopped on the way has one of fewer steps."""
+    path = study[0]
+    lines = next(path.glob("runs/*/metrics.jsonl"))
+    before = lines.read_text()
+    lines.write_text(
+        before + '\n{"step": 173, "split": "train", "loss": 9.0, "accuracy": 0.0}'
+    )
+    found = collect(str(path), tmp_path)
+    lines.write_text(before)
+    curves = found.records[lines.parent.name[-8:]]["curves"]
+    assert 173 not in [record["step"] for record in curves["train"]]
 
 
 def test_not_a_study(tmp_path):

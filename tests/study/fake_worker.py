@@ -27,7 +27,7 @@ def work(connection, stop, cpus):
             os._exit(3)
         if name == "complement_entropy":
             connection.send(("step", id, 1))
-            while not stop.is_set():
+            while not stop.value:
                 time.sleep(0.01)
             connection.send(("stopped", id, None))
             continue
@@ -42,3 +42,8 @@ def work(connection, stop, cpus):
         }
         (folder / "summary.json").write_text(json.dumps(summary))
         connection.send(("done", id, None))
+
+
+def refuse(connection, stop, cpus):
+    """As a worker that is not alone on an accelerator."""
+    connection.send(("refused", "", "several workers are for CPUs; use --workers=1"))

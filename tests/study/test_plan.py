@@ -66,9 +66,11 @@ def test_seeds_are_paired_and_share_a_program():
 def test_a_teacher_is_trained_only_while_it_has_students_left():
     planner = Planner(make(arms=ARMS[:3]))
     runs = planner.plan({}).runs
-    assert [r.phase for r in planner.plan({}).to_do({})].count("teacher") == 1
+    nowhere, here = (lambda id: False), (lambda id: True)
+    assert [r.phase for r in planner.plan({}).to_do({}, nowhere)].count("teacher") == 1
+    assert {r.phase for r in planner.plan({}).to_do({}, here)} == {"final"}
     done = {r.id: {} for r in runs if r.arm == "kd" and r.phase == "final"}
-    assert {r.phase for r in planner.plan(done).to_do(done)} == {"final"}
+    assert {r.phase for r in planner.plan(done).to_do(done, nowhere)} == {"final"}
 
 
 def test_arms_of_one_config_share_their_runs():
@@ -123,6 +125,15 @@ def test_tuning_chooses_on_validation_and_then_runs():
     [
         ({"baseline": "standart"}, "did you mean 'standard'"),
         ({"controls": ["lsr"]}, "arm in controls of the study"),
+        ({"controls": ["standard"]}, "cannot be a control"),
+        (
+            {
+                "trials": {"kd": sweep("method.kd.alpha", [0.5])},
+                "tuning_seeds": (9,),
+                "fields": {"data.validation_fraction": 0.0},
+            },
+            "validation_fraction is 0",
+        ),
         ({"contrasts": [("standard", "x")]}, "arm in contrasts"),
         ({"seeds": ()}, "no seeds"),
         ({"seeds": (0, 0)}, "0 twice"),

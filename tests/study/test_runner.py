@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import fake_worker
@@ -38,7 +41,7 @@ def make(*arms, seeds=(0, 1), **changes):
 
 
 def start(study, path, **options):
-    return Runner(study, Records(str(path), "digits"), **options)
+    return Runner(study, Records(str(path), "small", "digits"), **options)
 
 
 def summaries(path):
@@ -89,9 +92,9 @@ def test_a_failure_is_recorded_and_tried_again(tmp_path, capsys):
     assert len(failed) == 2
     assert len(summaries(tmp_path)) == 2
     assert "fails once seed 0 failed: no luck" in capsys.readouterr().out
-    assert Records(str(tmp_path), "digits").failures() == failed
+    assert Records(str(tmp_path), "small", "digits").failures() == failed
     assert start(study, tmp_path).run() == {}
-    assert Records(str(tmp_path), "digits").failures() == {}
+    assert Records(str(tmp_path), "small", "digits").failures() == {}
     assert len(summaries(tmp_path)) == 4
 
 
@@ -112,7 +115,7 @@ def test_the_time_budget_is_kept(tmp_path, capsys):
 
 
 def test_a_folder_is_one_process_alone(tmp_path):
-    records = Records(str(tmp_path), "digits")
+    records = Records(str(tmp_path), "small", "digits")
     with records.lock(), pytest.raises(UserError, match="another process"):
         start(make(STANDARD), tmp_path).run()
 
@@ -123,9 +126,88 @@ def test_what_results_have_is_not_done_again(tmp_path):
     (tmp_path / "results" / "runs").mkdir(parents=True)
     record = {"id": id, "summary": {"validation": None, "seconds": 1.0}}
     (tmp_path / "results" / "runs" / "x.json").write_text(json.dumps(record))
-    records = Records(str(tmp_path / "study"), "digits", [str(tmp_path / "results")])
+    records = Records(
+        str(tmp_path / "study"), "small", "digits", [str(tmp_path / "results")]
+    )
     assert Runner(study, records).run() == {}
     assert len(summaries(tmp_path / "study")) == 1
+
+
+def test_a_teacher_known_from_results_alone_is_trained_again(tmp_path):
+    """Its network is not in them."""
+    study = make(STANDARD, TAUGHT)
+    teacher = runner.Planner(study).plan({}).runs[0]
+    assert teacher.phase == "teacher"
+    (tmp_path / "results" / "runs").mkdir(parents=True)
+    record = {"id": teacher.id, "summary": {"validation": None, "seconds": 1.0}}
+    (tmp_path / "results" / "runs" / "x.json").write_text(json.dumps(record))
+    done = [str(tmp_path / "results")]
+    records = Records(str(tmp_path / "study"), "small", "digits", done)
+    found = Runner(study, records)
+    assert found.run() == {}
+    assert found.missing() == 0
+    assert len(summaries(tmp_path / "study")) == 5
+
+
+def test_folders_of_other_studies_and_no_results(tmp_path):
+    start(make(STANDARD), tmp_path).run()
+    with pytest.raises(UserError, match="of the study 'small', not 'other'"):
+        Records(str(tmp_path), "other", "digits")
+    with pytest.raises(UserError, match=r"--done .* has no runs"):
+        Records(str(tmp_path / "new"), "small", "digits", [str(tmp_path / "none")])
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(UserError, match=r"study\.json' is damaged"):
+        Records(str(tmp_path), "small", "digits")
+
+
+def test_a_damaged_summary_is_run_again(tmp_path):
+    start(make(STANDARD), tmp_path).run()
+    before = summaries(tmp_path)
+    next(tmp_path.glob("runs/*/summary.json")).write_text('{"seconds": ')
+    found = start(make(STANDARD), tmp_path)
+    assert found.missing() == 1
+    assert found.run() == {}
+    assert summaries(tmp_path).keys() == before.keys()
+
+
+def test_several_workers_on_an_accelerator_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "work", fake_worker.refuse)
+    with pytest.raises(UserError, match="use --workers=1"):
+        start(make(STANDARD), tmp_path).run()
+    assert not summaries(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_saves(tmp_path, number):
+    """As a terminal or a scheduler sends it, also while a worker starts."""
+    program = (
+        "import fake_worker, test_runner\n"
+        "from introspect_jax.study import runner\n"
+        "runner.work = fake_worker.work\n"
+        "if __name__ == '__main__':\n"
+        "    study = test_runner.make(test_runner.LASTS)\n"
+        f"    failed = test_runner.start(study, {str(tmp_path)!r}).run()\n"
+        "    assert failed == {}, failed\n"
+    )
+    file = tmp_path / "program.py"
+    file.write_text(program)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/study")])
+    process = subprocess.Popen(
+        [sys.executable, str(file)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    while not (tmp_path / "study.json").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, shown
+    assert "saved; it will be continued" in shown
 
 
 def test_tuning_is_followed_by_the_final_runs(tmp_path):

@@ -1,7 +1,6 @@
 """The runs of a study as records, from its folder or from results committed before."""
 
 import dataclasses
-import json
 import math
 import shlex
 from typing import Any
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax.config import fields
 from introspect_jax.errors import UserError
-from introspect_jax.train.files import read_lines
+from introspect_jax.train.files import read_json, read_lines
 
 # What is kept of every record of metrics.jsonl.
 _CURVES = {
@@ -76,16 +75,24 @@ def collect(workdir: str, output: epath.Path) -> Collected:
             f"--workdir {workdir!r} is not the folder of a study: it has no "
             "study.json; give that of launch/study.py"
         )
-    study = json.loads(stored.read_text())
+    study = read_json(stored)
+    before = output / "statistics.json"
+    if before.exists() and (there := read_json(before)["name"]) != study["name"]:
+        raise UserError(
+            f"--output {str(output)!r} has results of the study {there!r}, not of "
+            f"{study['name']!r}; give another folder"
+        )
     committed = {}
     for file in (output / "runs").glob("*.json"):
-        record = json.loads(file.read_text())
+        record = read_json(file)
         committed[record["id"]] = record
     records = {}
     for entry in study["runs"]:
         folder = root / entry["folder"]
         if (folder / "summary.json").exists():
-            records[entry["id"]] = _record(study, entry, folder)
+            record = _record(study, entry, folder)
+            _check_device(record, committed.get(entry["id"]), output)
+            records[entry["id"]] = record
         elif entry["id"] in committed:
             # Of the same config, but perhaps under another name then.
             names = ("phase", "setting", "arm", "trial", "seed")
@@ -93,27 +100,44 @@ def collect(workdir: str, output: epath.Path) -> Collected:
             records[entry["id"]] = committed[entry["id"]] | renamed
     if not any(record["phase"] == "final" for record in records.values()):
         raise UserError(f"no final run of the study in {workdir!r} is finished yet")
-    failed = [
-        json.loads(f.read_text()) for f in sorted((root / "failed").glob("*.json"))
-    ]
+    failed = [read_json(file) for file in sorted((root / "failed").glob("*.json"))]
     return Collected(study, records, failed, root)
+
+
+def _check_device(
+    new: dict[str, Any], old: dict[str, Any] | None, output: epath.Path
+) -> None:
+    """Raises a UserError where results of one device would replace another's."""
+    if old is None:
+        return
+    here, there = (r["summary"]["device"]["platform"] for r in (new, old))
+    if here != there:
+        raise UserError(
+            f"--output {str(output)!r} has results of a {there}, and these are of a "
+            f"{here}; give another folder, so that both are kept"
+        )
 
 
 def _record(
     study: dict[str, Any], entry: dict[str, Any], folder: epath.Path
 ) -> dict[str, Any]:
     """All that is to be known of a run, without the names of this machine's folders."""
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     if summary.get("teacher"):
         teacher = dict(summary["teacher"])
         teacher["id"] = epath.Path(teacher.pop("workdir")).name.rpartition("-")[2]
         summary["teacher"] = teacher
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
+    # A run that was stopped on the way has records in between, of fewer steps.
+    regular = {"train": config["log_steps"], "validation": config["eval_steps"]}
     curves: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     for line in read_lines(folder / "metrics.jsonl"):
-        if line["split"] in curves:
-            kept = {n: line[n] for n in _CURVES[line["split"]] if n in line}
-            curves[line["split"]].append(
+        split, step = line["split"], line["step"]
+        if split in curves and (
+            step % regular[split] == 0 or step == config["total_steps"]
+        ):
+            kept = {n: line[n] for n in _CURVES[split] if n in line}
+            curves[split].append(
                 {n: float(f"{v:.6g}") if n != "step" else v for n, v in kept.items()}
             )
     every = max(1, math.ceil(len(curves["train"]) / _CURVE_POINTS))

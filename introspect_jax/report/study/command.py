@@ -31,7 +31,7 @@ def report(workdir: str, output: str) -> dict[str, Any]:
       output: folder, made if need be.
 
     Returns:
-      What is in `statistics.json`.
+      What is in `statistics.json`, with NaN for its nulls.
 
     Raises:
       UserError: see `collect`, or a folder that cannot be written.
@@ -45,7 +45,9 @@ def report(workdir: str, output: str) -> dict[str, Any]:
             collected.name(id): record for id, record in collected.records.items()
         }
         for file in (target / "runs").glob("*.json"):
-            if file.name not in wanted:
+            # Under another name before; records of other runs stay.
+            id = file.stem.rpartition("-")[2]
+            if id in collected.records and file.name not in wanted:
                 file.unlink()
         for name, record in wanted.items():
             write_text(target / "runs" / name, json.dumps(record, indent=1) + "\n")
@@ -55,7 +57,7 @@ def report(workdir: str, output: str) -> dict[str, Any]:
         part["setting"]: _draw(part, collected, target) for part in summary["settings"]
     }
     pictures[summary["settings"][0]["setting"]] += _heat_maps(collected, target)
-    write_json(target / "statistics.json", summary)
+    write_json(target / "statistics.json", statistics.jsonable(summary))
     write_text(target / "table.csv", tables.to_csv(summary))
     write_text(target / "table.tex", tables.to_latex(summary))
     write_text(target / "README.md", page.page(collected, summary, pictures))

@@ -1,6 +1,5 @@
 """All studies on one page: the log of every form that was tried, failures included."""
 
-import json
 from typing import Any
 
 from etils import epath
@@ -8,7 +7,7 @@ from etils import epath
 from introspect_jax.errors import UserError
 from introspect_jax.report.study.page import device_words
 from introspect_jax.report.study.tables import difference, p_value, ratio, to_markdown
-from introspect_jax.train.files import write_text
+from introspect_jax.train.files import read_json, write_text
 
 
 def write_index(results: str) -> str:
@@ -33,7 +32,7 @@ def write_index(results: str) -> str:
     ]
     for file in found:
         name = file.parent.name
-        summary = json.loads(file.read_text())
+        summary = read_json(file)
         parts.append(f"## [{summary['question']}]({name}/README.md)")
         for part in summary["settings"]:
             parts += [_where(root / name, part), _table(part)]
@@ -51,13 +50,18 @@ def _where(folder: epath.Path, part: dict[str, Any]) -> str:
     summaries = [
         record["summary"]
         for file in (folder / "runs").glob("*.json")
-        if (record := json.loads(file.read_text()))["id"] in ids
+        if (record := read_json(file))["id"] in ids
     ]
     devices = ", ".join(sorted({device_words(s["device"]) for s in summaries}))
     state = (
         "informative" if part["informative"] else "no positive control: uninformative"
     )
-    words = [part["setting"], state, devices, max(s["date"] for s in summaries)]
+    words = [
+        part["setting"],
+        state,
+        devices,
+        max((s["date"] for s in summaries), default=""),
+    ]
     return "; ".join(word for word in words if word) + "."
 
 
@@ -68,7 +72,7 @@ def _table(part: dict[str, Any]) -> str:
             str(len(row["seeds"])),
             f"{100 * row['top1_last']['mean']:.2f}",
             difference(row.get("top1_difference")),
-            p_value(row.get("p_holm")),
+            p_value(row.get("top1_p_holm")),
             ratio(row["flops_per_step_ratio"]),
         ]
         for row in part["rows"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from introspect_jax.report.study import tables
 from introspect_jax.report.study.collect import Collected
+from introspect_jax.report.study.statistics import SIGNIFICANT
 from introspect_jax.train.progress import duration
 
 Part = dict[str, Any]
@@ -32,7 +33,8 @@ def page(
             "*Last step; mean ± standard deviation of one run (95 % t interval of the "
             f"mean); differences to `{study['baseline']}` paired by seed; p-values of "
             "the paired t test, corrected by Holm over all differences of the setting; "
-            "cost as multiples of the baseline's step.*"
+            "cost as multiples of the baseline's step, time of the fastest run of each "
+            "(others shared the machine with more).*"
         )
         parts += [sentences(part, study["baseline"])]
         if part["contrasts"]:
@@ -68,14 +70,18 @@ def verdict(part: Part) -> str:
     if not controls:
         return "**No positive control was run here, so no null result tells anything.**"
     shown = "; ".join(
-        f"{row['arm']} {tables.difference(row['top1_difference'])} points"
+        f"{row['arm']} {tables.difference(row['top1_difference']) or '?'} points"
         for row in controls
     )
     if part["informative"]:
-        return f"**Positive control: {shown}. A difference can be seen here.**"
+        helping = " and ".join(f"`{name}`" for name in part["helping_controls"])
+        return (
+            f"**Positive control: {shown}. {helping} helps, after correction too: a "
+            "difference can be seen here.**"
+        )
     return (
-        f"**Positive control: {shown}. Its interval does not exclude zero, so null "
-        "results here are uninformative.**"
+        f"**Positive control: {shown}. None helps after correction, so null results "
+        "here are uninformative.**"
     )
 
 
@@ -85,21 +91,40 @@ def sentences(part: Part, baseline: str) -> str:
     for row in part["rows"]:
         if "top1_difference" not in row:
             continue
-        text = _compared(row["arm"], baseline, row["top1_difference"], row["p_holm"])
-        nll = row["nll_difference"]
-        if nll["low"] > 0 or nll["high"] < 0:
-            better = "better" if nll["mean"] < 0 else "worse"
-            text += f" Its likelihood is {better}: NLL {tables.difference(nll, 1, 3)}."
-        lines.append(f"- {text}")
+        text = _compared(
+            row["arm"], baseline, row["top1_difference"], row["top1_p_holm"]
+        )
+        lines.append(f"- {text}{_beside(row)}")
     return "\n".join(lines)
 
 
 def contrast_sentences(part: Part) -> str:
     """The same for the differences that were asked for."""
     return "\n".join(
-        "- " + _compared(c["first"], c["second"], c["top1_difference"], c["p_holm"])
+        "- "
+        + _compared(c["first"], c["second"], c["top1_difference"], c["top1_p_holm"])
+        + _beside(c)
         for c in part["contrasts"]
     )
+
+
+def _beside(row: dict[str, Any]) -> str:
+    """Likelihood and calibration, where they differ."""
+    text = ""
+    for metric, name, scale, digits in (
+        ("nll", "likelihood", 1, 3),
+        ("ece", "calibration", 100, 2),
+    ):
+        found = row[f"{metric}_difference"]
+        if found["low"] > 0 or found["high"] < 0:
+            better = "better" if found["mean"] < 0 else "worse"
+            shown = tables.difference(found, scale, digits)
+            unit = "ECE" if metric == "ece" else "NLL"
+            text += (
+                f" Its {name} is {better} ({unit} {shown}"
+                f"{_kept(row[f'{metric}_p_holm'])})."
+            )
+    return text
 
 
 def _compared(first: str, second: str, found: dict[str, float], p_holm: float) -> str:
@@ -110,8 +135,11 @@ def _compared(first: str, second: str, found: dict[str, float], p_holm: float) -
     if low <= 0 <= high:
         return f"`{first}`: no difference to `{second}` can be seen ({shown})."
     better = "better" if found["mean"] > 0 else "worse"
-    kept = "" if p_holm < 0.05 else ", not after Holm's correction"
-    return f"`{first}` is {better} than `{second}` ({shown}{kept})."
+    return f"`{first}` is {better} than `{second}` ({shown}{_kept(p_holm)})."
+
+
+def _kept(p_holm: float) -> str:
+    return "" if p_holm < SIGNIFICANT else ", not after Holm's correction"
 
 
 def detectable(part: Part) -> str:

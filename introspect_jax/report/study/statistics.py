@@ -19,6 +19,7 @@ from introspect_jax.report.study.collect import Collected
 METRICS = ("top1", "nll", "ece")
 # The difference in top-1 for which the number of seeds is given: half a point.
 OF_INTEREST = 0.005
+SIGNIFICANT = 0.05
 Row = dict[str, Any]
 
 
@@ -26,11 +27,13 @@ def summarise(collected: Collected) -> dict[str, Any]:
     """Setting by setting: rows of arms, contrasts, and what can be told from them.
 
     All accuracies and errors are fractions; differences are paired by seed, of the last
-    step; p-values are corrected by Holm over all differences of a setting.
+    step; p-values are corrected by Holm over all differences of a setting, metric by
+    metric. A setting is informative if a positive control is better after correction.
     """
     study = collected.study
     settings = [_setting(collected, name) for name in study["settings"]]
     return {
+        "name": study["name"],
         "question": study["question"],
         "settings": [s for s in settings if s["rows"]],
         "tuning": _tuning(collected),
@@ -60,11 +63,17 @@ def _setting(collected: Collected, setting: str) -> dict[str, Any]:
         if first in runs and second in runs
     ]
     compared = [r for r in rows if r["arm"] != study["baseline"]] + contrasts
-    corrected = holm([row["top1_difference"]["p"] for row in compared])
-    for row, p in zip(compared, corrected, strict=True):
-        row["p_holm"] = float(p)
-    controls = [row for row in rows if row["control"]]
-    helping = [row["arm"] for row in controls if row["top1_difference"]["low"] > 0]
+    for metric in METRICS:
+        corrected = holm([row[f"{metric}_difference"]["p"] for row in compared])
+        for row, p in zip(compared, corrected, strict=True):
+            row[f"{metric}_p_holm"] = float(p)
+    helping = [
+        row["arm"]
+        for row in rows
+        if row["control"]
+        and row["top1_difference"]["mean"] > 0
+        and row["top1_p_holm"] < SIGNIFICANT
+    ]
     return {
         "setting": setting,
         "rows": rows,
@@ -101,17 +110,19 @@ def _row(
 
 
 def _cost(runs: dict[int, Row], baseline: dict[int, Row]) -> Row:
-    """Of a step: FLOPs and time, as multiples of the baseline's."""
+    """Of a step: FLOPs and time, as multiples of the baseline's.
 
-    def median(found: dict[int, Row], name: str) -> float:
+    Of the run that was fastest: others shared the machine with more.
+    """
+
+    def least(found: dict[int, Row], name: str) -> float:
         costs = [record["summary"]["cost"].get(name) for record in found.values()]
-        known = [c for c in costs if c is not None]
-        return statistics.median(known) if known else math.nan
+        return min((c for c in costs if c is not None), default=math.nan)
 
     ratios = {}
     for name in ("flops_per_step", "step_seconds"):
-        below = median(baseline, name)
-        ratios[f"{name}_ratio"] = median(runs, name) / below if below else math.nan
+        below = least(baseline, name)
+        ratios[f"{name}_ratio"] = least(runs, name) / below if below else math.nan
     return ratios
 
 
@@ -183,3 +194,12 @@ def _values(runs: dict[int, Row], metric: str, which: str = "last") -> dict[int,
 def _last(record: Row, name: str) -> float | None:
     train = record["curves"]["train"]
     return train[-1].get(name) if train else None
+
+
+def jsonable(value: Any) -> Any:
+    """The same with None for what is not a number, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: jsonable(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [jsonable(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

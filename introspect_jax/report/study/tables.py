@@ -26,10 +26,10 @@ def difference(
     found: dict[str, float] | None, scale: float = 100, digits: int = 2
 ) -> str:
     """`+0.52 (+0.11 to +0.93)`: mean and interval."""
-    if found is None:
+    if found is None or _unknown(found["mean"]):
         return ""
     text = f"{scale * found['mean']:+.{digits}f}"
-    if math.isnan(found["low"]):
+    if _unknown(found["low"]):
         return text
     low, high = scale * found["low"], scale * found["high"]
     return f"{text} ({low:+.{digits}f} to {high:+.{digits}f})"
@@ -37,20 +37,25 @@ def difference(
 
 def p_value(p: float | None) -> str:
     """Three digits, or `< 0.001`."""
-    if p is None or math.isnan(p):
+    if _unknown(p):
         return ""
+    assert p is not None
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def ratio(value: float) -> str:
+def ratio(value: float | None) -> str:
     """`1.99x`."""
-    return "" if math.isnan(value) else f"{value:.2f}x"
+    return "" if _unknown(value) else f"{value:.2f}x"
+
+
+def _unknown(value: float | None) -> bool:
+    return value is None or math.isnan(value)
 
 
 def _shown(found: dict[str, float], scale: float, digits: int, sign: bool) -> str:
     plus = "+" if sign else ""
     text = f"{scale * found['mean']:{plus}.{digits}f}"
-    if math.isnan(found["sd"]):
+    if _unknown(found["sd"]):
         return text
     low, high = scale * found["low"], scale * found["high"]
     return (
@@ -65,7 +70,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "seeds": lambda r: str(len(r["seeds"])),
     "test top-1 %": lambda r: percent(r["top1_last"]),
     "difference": lambda r: difference(r.get("top1_difference")),
-    "p (Holm)": lambda r: p_value(r.get("p_holm")),
+    "p (Holm)": lambda r: p_value(r.get("top1_p_holm")),
     "NLL": lambda r: plain(r["nll_last"]),
     "ECE %": lambda r: percent(r["ece_last"]),
     "FLOPs of a step": lambda r: ratio(r["flops_per_step_ratio"]),
@@ -111,12 +116,15 @@ def contrasts_markdown(part: Part) -> str:
         [
             f"{c['first']} - {c['second']}",
             difference(c["top1_difference"]),
-            p_value(c["p_holm"]),
+            p_value(c["top1_p_holm"]),
             difference(c["nll_difference"], 1, 3),
+            difference(c["ece_difference"]),
         ]
         for c in part["contrasts"]
     ]
-    return to_markdown(["difference of", "test top-1 %", "p (Holm)", "NLL"], rows)
+    return to_markdown(
+        ["difference of", "test top-1 %", "p (Holm)", "NLL", "ECE %"], rows
+    )
 
 
 def tuning_markdown(tuning: list[Row]) -> str:

@@ -1,0 +1,72 @@
+"""What a run was run on: for its summary, and for whoever wants it again."""
+
+import functools
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+import subprocess
+from typing import Any
+
+import jax
+
+import introspect_jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def usable_cpus() -> list[int]:
+    """The processors that this process may use; all, where the system cannot say."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return sorted(usable(0)) if usable else list(range(os.cpu_count() or 1))
+
+
+def describe_device() -> dict[str, Any]:
+    """Platform, kind and number of the devices, and the processors of the host."""
+    return {
+        "platform": jax.default_backend(),
+        "kind": jax.devices()[0].device_kind,
+        "count": jax.device_count(),
+        "host_cpus": os.cpu_count(),
+        "cpus_used": len(usable_cpus()),
+        "cpu_model": _cpu_model(),
+    }
+
+
+def describe_versions() -> dict[str, str | None]:
+    """Of Python, this package and those that results depend on; `revision` is the
+    commit of the checkout, with `-changed` where it is not as committed, or None."""
+    return {
+        "python": platform.python_version(),
+        "introspect_jax": introspect_jax.__version__,
+        "revision": _revision(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _cpu_model() -> str | None:
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or None
+    found = re.search(r"model name\s*:\s*(.+)", text)
+    return found[1] if found else None
+
+
+@functools.cache
+def _revision() -> str | None:
+    root = pathlib.Path(introspect_jax.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=-changed"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
