@@ -25,10 +25,11 @@ def write_index(results: str) -> str:
         )
     parts = [
         "# Results",
-        "Every form that was tried, whatever came of it: differences of test top-1 to "
-        "the baseline in points, paired by seed, with 95 % intervals; p-values "
-        "corrected by Holm over all differences of a setting. The page of each study "
-        "says what was done, and links the record of every run.",
+        "Every form that was tried, whatever came of it: differences to the baseline "
+        "in test top-1 (points), NLL (nats) and ECE (points; of both, less is better), "
+        "paired by seed, with 95 % intervals; p-values of top-1, corrected by Holm "
+        "over all differences of a setting. The page of each study says what was done, "
+        "and links the record of every run.",
     ]
     for file in found:
         name = file.parent.name
@@ -73,8 +74,11 @@ def _table(part: dict[str, Any]) -> str:
             f"{100 * row['top1_last']['mean']:.2f}",
             difference(row.get("top1_difference")),
             p_value(row.get("top1_p_holm")),
+            difference(row.get("nll_difference"), 1, 3),
+            difference(row.get("ece_difference")),
             ratio(row["flops_per_step_ratio"]),
         ]
         for row in part["rows"]
     ]
-    return to_markdown(["arm", "seeds", "top-1 %", "difference", "p", "FLOPs"], rows)
+    headings = ["arm", "seeds", "top-1 %", "difference", "p", "NLL", "ECE %", "FLOPs"]
+    return to_markdown(headings, rows)
