@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from introspect_jax.errors import UserError
 from introspect_jax.explain.similarity import class_similarity, weight_row_similarity
 from introspect_jax.keys import stream_key
+from introspect_jax.methods.average import running_average
 from introspect_jax.methods.base import (
     Context,
     Method,
@@ -212,12 +213,9 @@ def make(config: ConfigDict, context: Context) -> Method:
         explained = jax.lax.stop_gradient(params) if config.stop_gradient else params
         variables = {"params": explained, **model_state}
         if config.explained_decay:
-            # Short at first, so that the average forgets the initial values.
-            decay = jnp.minimum(config.explained_decay, (1.0 + step) / (10.0 + step))
-            average = jax.tree.map(
-                lambda old, new: decay * old + (1 - decay) * new,
-                method_state["average"],
-                (jax.lax.stop_gradient(params), model_state),
+            now = (jax.lax.stop_gradient(params), model_state)
+            average = running_average(
+                method_state["average"], now, config.explained_decay, step
             )
             method_state = method_state | {"average": average}
             variables = {"params": average[0], **average[1]}

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -12,6 +11,7 @@ from introspect_jax.data.augment import augment, center_crop, normalize
 from introspect_jax.evaluate import per_example
 from introspect_jax.keys import stream_key
 from introspect_jax.methods import Method
+from introspect_jax.methods.average import running_average
 from introspect_jax.train.parallel import replicated, split
 from introspect_jax.train.state import TrainState
 
@@ -80,13 +80,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if average is not None:
-            # Short at first, so that the average forgets the initial values.
-            current = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
-            average = jax.tree.map(
-                lambda old, new: current * old + (1 - current) * new,
-                average,
-                (params, model_state),
-            )
+            average = running_average(average, (params, model_state), decay, state.step)
         metrics = metrics | {
             "loss": loss,
             "gradient_norm": optax.tree.norm(gradients),
