@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -123,6 +124,7 @@ def test_files(written):
         "README.md",
         "table.csv",
         "table.tex",
+        "study.json",
         "statistics.json",
         "differences.png",
         "cost.png",
@@ -142,7 +144,7 @@ def test_the_same_again(study, written, tmp_path):
 def test_results_count_where_the_runs_are_gone(study, written, tmp_path):
     """They may have been done on another machine, or in another session."""
     output, _ = written
-    (tmp_path / "study.json").write_text((study[0] / "study.json").read_text())
+    (tmp_path / "study.json").write_text((output / "study.json").read_text())
     (tmp_path / "failed").mkdir()
     for file in (study[0] / "failed").iterdir():
         (tmp_path / "failed" / file.name).write_text(file.read_text())
@@ -272,6 +274,30 @@ def test_records_between_the_regular_ones_do_not_count(study, written, tmp_path)
     lines.write_text(before)
     curves = found.records[lines.parent.name[-8:]]["curves"]
     assert 173 not in [record["step"] for record in curves["train"]]
+
+
+RESULTS = sorted(p.parent for p in ROOT.glob("results/*/study.json"))
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda path: path.name)
+def test_committed_pages_are_those_of_their_records(folder, tmp_path):
+    """Nothing on them was typed, and nothing is left of an earlier version."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    report(str(copy), str(copy))
+    for name in ("README.md", "statistics.json", "table.csv", "table.tex"):
+        assert (copy / name).read_text() == (folder / name).read_text(), (
+            f"python launch/report.py --workdir={folder.relative_to(ROOT)} --output="
+            f"{folder.relative_to(ROOT)} makes it anew"
+        )
+
+
+def test_the_committed_index_is_that_of_the_results(tmp_path):
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    text = write_index(str(tmp_path / "results"))
+    assert text == (ROOT / "results" / "README.md").read_text(), (
+        "python launch/report.py --index=results makes it anew"
+    )
 
 
 def test_not_a_study(tmp_path):

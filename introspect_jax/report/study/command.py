@@ -24,7 +24,8 @@ def report(workdir: str, output: str) -> dict[str, Any]:
 
     `README.md`, `table.csv`, `table.tex`, `statistics.json`, figures, and `runs/` with
     a record of every run. What is there of the study counts; the same call later adds
-    to it.
+    to it. With `study.json` the folder is enough to make the page again: it may be
+    given as the `workdir` too.
 
     Args:
       workdir: folder of the study.
@@ -57,6 +58,7 @@ def report(workdir: str, output: str) -> dict[str, Any]:
         part["setting"]: _draw(part, collected, target) for part in summary["settings"]
     }
     pictures[summary["settings"][0]["setting"]] += _heat_maps(collected, target)
+    write_json(target / "study.json", collected.study)
     write_json(target / "statistics.json", statistics.jsonable(summary))
     write_text(target / "table.csv", tables.to_csv(summary))
     write_text(target / "table.tex", tables.to_latex(summary))

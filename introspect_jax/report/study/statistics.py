@@ -32,14 +32,16 @@ def summarise(collected: Collected) -> dict[str, Any]:
     """
     study = collected.study
     settings = [_setting(collected, name) for name in study["settings"]]
-    return {
-        "name": study["name"],
-        "question": study["question"],
-        "settings": [s for s in settings if s["rows"]],
-        "tuning": _tuning(collected),
-        "not_run": _not_run(collected),
-        "failed": collected.failed,
-    }
+    return _rounded(
+        {
+            "name": study["name"],
+            "question": study["question"],
+            "settings": [s for s in settings if s["rows"]],
+            "tuning": _tuning(collected),
+            "not_run": _not_run(collected),
+            "failed": collected.failed,
+        }
+    )
 
 
 def _setting(collected: Collected, setting: str) -> dict[str, Any]:
@@ -194,6 +196,15 @@ def _values(runs: dict[int, Row], metric: str, which: str = "last") -> dict[int,
 def _last(record: Row, name: str) -> float | None:
     train = record["curves"]["train"]
     return train[-1].get(name) if train else None
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits: the same whatever the versions of NumPy and SciPy."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def jsonable(value: Any) -> Any:
