@@ -28,6 +28,14 @@ def caption(part: Part, collected: Collected) -> str:
     return "; ".join(render.plain(word) for word in words if word)
 
 
+def words(arm: str, setting: str, study: dict[str, Any], record: dict[str, Any]) -> str:
+    """The caption of a figure of a single run."""
+    summary = record["summary"]
+    parts = [arm, setting, study["data"], f"seed {record['seed']}"]
+    parts += [device_words(summary["device"]), summary["date"]]
+    return "; ".join(render.plain(part) for part in parts if part)
+
+
 def differences(part: Part, baseline: str):
     """Paired differences to the baseline with their intervals, one arm a line."""
     rows = [row for row in part["rows"] if "top1_difference" in row]

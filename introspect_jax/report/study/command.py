@@ -9,10 +9,9 @@ from etils import epath
 from introspect_jax.errors import UserError
 from introspect_jax.explain import render
 from introspect_jax.report import figures
-from introspect_jax.report.load import load_run
+from introspect_jax.report.load import Run, load_run
 from introspect_jax.report.study import charts, page, statistics, tables
 from introspect_jax.report.study.collect import Collected, collect
-from introspect_jax.report.study.page import device_words
 from introspect_jax.train.files import write_json, write_text
 
 # Arms whose class similarity is drawn, at most.
@@ -109,17 +108,20 @@ def _heat_maps(collected: Collected, target: epath.Path) -> list[str]:
         if (folder / "checkpoints").exists():
             try:
                 run = load_run(str(folder))
-            except UserError as error:
+            except (
+                UserError
+            ) as error:  # the data are not here, say: what was drawn stays
                 logging.warning("%s is not drawn: %s", name, error)
-                continue
-            config = run.experiment.config.method.introspective
-            figure = figures.class_similarities(run.experiment, run.variables, config)
-            summary = finals[seed]["summary"]
-            device = device_words(summary["device"])
-            words = [arm, setting, study["data"], f"seed {seed}", device]
-            caption = "; ".join(word for word in (*words, summary["date"]) if word)
-            figure.suptitle(render.plain(caption), fontsize=9)
-            render.save(figure, target / name, dpi=80)
+            else:
+                caption = charts.words(arm, setting, study, finals[seed])
+                render.save(_heat_map(run, caption), target / name, dpi=80)
         if (target / name).exists():
             names.append(name)
     return names
+
+
+def _heat_map(run: Run, caption: str):
+    config = run.experiment.config.method.introspective
+    figure = figures.class_similarities(run.experiment, run.variables, config)
+    figure.suptitle(caption, fontsize=9)
+    return figure
