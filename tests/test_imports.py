@@ -22,7 +22,7 @@ ALLOWED = {
     "teachers": GROUND | {"methods", "train", "report", "config", "workdir"},
     "run": GROUND | {"methods", "train", "report", "workdir", "teachers", "machine"},
     "study": {"run", "teachers", "config", "methods", "models", "data", "train"}
-    | {"machine"},
+    | {"machine", "report"},
     "cli": {"config", "methods"},
     "errors": set(),
     "__init__": {"explain", "objectives", "introspection"},

@@ -24,7 +24,7 @@ _CLOSING, _CLOSING_SECONDS = 0.25, 40.0
 
 @dataclasses.dataclass
 class _Worker:
-    """A process, what it is doing, and since when."""
+    """A process and what it is doing."""
 
     process: Any
     connection: Connection

@@ -10,6 +10,8 @@ from introspect_jax import methods, models
 from introspect_jax.data.batches import padded_batches
 from introspect_jax.data.sources import Dataset
 from introspect_jax.methods import Teacher
+from introspect_jax.report.load import load_config
+from introspect_jax.teachers import teacher_config
 from introspect_jax.train.experiment import Experiment, build
 from introspect_jax.train.state import deployed_variables
 
@@ -65,9 +67,14 @@ def _untrained(config: ConfigDict, dataset: Dataset) -> Teacher | None:
     """A teacher that says nothing of use, at the cost of the real one."""
     if not methods.teacher_kind(config.method.name):
         return None
-    name = config.method.teacher_model or config.model.name
+    taught = teacher_config(config)
+    if config.method.teacher:
+        taught = load_config(config.method.teacher)
     model = models.build(
-        name, dataset.num_classes, stem=config.model.stem, dtype=config.model.dtype
+        taught.model.name,
+        dataset.num_classes,
+        stem=taught.model.stem,
+        dtype=taught.model.dtype,
     )
     images = np.zeros((1, *dataset.image_shape), np.float32)
     classes = dataset.num_classes

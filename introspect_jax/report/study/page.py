@@ -206,8 +206,8 @@ def _again(collected: Collected) -> str:
     )
     text = (
         "Every JSON under `runs/` has the command, the config, the versions, the "
-        "device and the results of a run; `statistics.json` has every number of this "
-        "page."
+        "device and the results of a run; `statistics.json`, with them, has every "
+        "number of this page."
     )
     if devices.get("cpu"):
         text += (

@@ -12,14 +12,14 @@ Row = dict[str, Any]
 Part = dict[str, Any]
 
 
-def percent(found: dict[str, float], sign: bool = False) -> str:
+def percent(found: dict[str, float]) -> str:
     """`66.68 ± 0.41 (66.17 to 67.19)`: mean, deviation of a run, interval."""
-    return _shown(found, 100, 2, sign)
+    return _shown(found, 100, 2)
 
 
 def plain(found: dict[str, float]) -> str:
     """The same of what is not a percentage."""
-    return _shown(found, 1, 3, False)
+    return _shown(found, 1, 3)
 
 
 def difference(
@@ -52,15 +52,14 @@ def _unknown(value: float | None) -> bool:
     return value is None or math.isnan(value)
 
 
-def _shown(found: dict[str, float], scale: float, digits: int, sign: bool) -> str:
-    plus = "+" if sign else ""
-    text = f"{scale * found['mean']:{plus}.{digits}f}"
+def _shown(found: dict[str, float], scale: float, digits: int) -> str:
+    text = f"{scale * found['mean']:.{digits}f}"
     if _unknown(found["sd"]):
         return text
     low, high = scale * found["low"], scale * found["high"]
     return (
         f"{text} ± {scale * found['sd']:.{digits}f} "
-        f"({low:{plus}.{digits}f} to {high:{plus}.{digits}f})"
+        f"({low:.{digits}f} to {high:.{digits}f})"
     )
 
 
