@@ -3,9 +3,13 @@
 Sources of the similarity at equal weight, temperature and similarity, against controls
 that know less: 10 arms, 5 seeds, about 30 minutes on 2 CPU cores, continued with the
 same command. `:forms` varies what the objective leaves free: 16 arms, 3 seeds, about 25
-minutes. Without an accelerator SmoothGrad is left out: 8 samples cost 9 times a
+minutes. `:confirm` asks the main question again with seeds that no choice was made
+with, as many as half a point takes by the spread of the first: 6 arms, 23 seeds, about
+65 minutes. Without an accelerator SmoothGrad is left out: 8 samples cost 9 times a
 standard step.
 """
+
+import dataclasses
 
 from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD, introspective
 from introspect_jax.study import Study, chain, point
@@ -14,11 +18,13 @@ WEIGHT = 0.3
 
 
 def get_study(arg=None):
-    if arg not in (None, "forms"):
+    studies = {None: sources, "forms": forms, "confirm": confirm}
+    if arg not in studies:
         raise ValueError(
-            f"the argument of configs/studies/what_works.py is 'forms', got {arg!r}"
+            "the argument of configs/studies/what_works.py is 'forms' or 'confirm', "
+            f"got {arg!r}"
         )
-    return sources() if arg is None else forms()
+    return studies[arg]()
 
 
 def sources() -> Study:
@@ -105,4 +111,25 @@ def forms() -> Study:
         seeds=range(3),
         baseline="standard",
         controls=["kd"],
+    )
+
+
+def confirm() -> Study:
+    """The arms of `sources` that decide, with seeds of their own."""
+    study = sources()
+    kept = (
+        "standard",
+        "kd",
+        "gradient",
+        "Grad-CAM",
+        "weight rows",
+        "entropy-matched",
+    )
+    return dataclasses.replace(
+        study,
+        question="Is it the explanation, or smoothing? With seeds enough for half a "
+        "point",
+        arms=tuple(arm for arm in study.arms if arm.name in kept),
+        seeds=range(20, 43),
+        contrasts=[pair for pair in study.contrasts if set(pair) <= set(kept)],
     )

@@ -117,14 +117,11 @@ class Planner:
         for seed in study.seeds:
             for setting in study.settings:
                 for arm in study.arms:
-                    trial = Point("", {})
-                    if arm.name in study.trials:
-                        name = chosen.get((setting.name, arm.name))
-                        if name is None:
-                            waiting += 1
-                            continue
-                        (trial,) = (p for p in study.trials[arm.name] if p.name == name)
-                    finals += self._runs("final", setting, arm, trial, seed)
+                    trial = self._trial(setting, arm, chosen)
+                    if trial is None:
+                        waiting += 1
+                    else:
+                        finals += self._runs("final", setting, arm, trial, seed)
         once = {run.id: run for run in reversed([*trials, *finals])}
         ordered = list(once.values())[::-1]
         ordered.sort(key=lambda run: PHASES.index(run.phase))  # keeps their order
@@ -140,16 +137,23 @@ class Planner:
         table: dict[str, dict[str, dict[int, str]]] = {}
         for setting in study.settings:
             for arm in study.arms:
-                trial = Point("", {})
-                if arm.name in study.trials:
-                    name = plan.chosen.get((setting.name, arm.name))
-                    if name is None:
-                        continue
-                    (trial,) = (p for p in study.trials[arm.name] if p.name == name)
+                trial = self._trial(setting, arm, plan.chosen)
+                if trial is None:
+                    continue
                 runs = table.setdefault(setting.name, {}).setdefault(arm.name, {})
                 for seed in study.seeds:
                     runs[seed] = self._runs("final", setting, arm, trial, seed)[-1].id
         return table
+
+    def _trial(
+        self, setting: Point, arm: Point, chosen: Mapping[tuple[str, str], str]
+    ) -> Point | None:
+        """What the final runs of an arm have beside it; None before it is chosen."""
+        trials = self.study.trials.get(arm.name)
+        if trials is None:
+            return Point("", {})
+        name = chosen.get((setting.name, arm.name))
+        return next((trial for trial in trials if trial.name == name), None)
 
     def _runs(
         self, phase: str, setting: Point, arm: Point, trial: Point, seed: int
