@@ -12,7 +12,8 @@ from ml_collections import ConfigDict, config_flags
 
 from introspect_jax import methods
 from introspect_jax.config import default_config, fields, validate
-from introspect_jax.errors import UserError, nearest
+from introspect_jax.errors import Stopped, UserError, nearest
+from introspect_jax.train.processes import STOPPED, leave
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -36,8 +37,10 @@ def run(main: Callable[[], None]) -> None:
         except UserError as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            print("interrupted; the same command continues", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            leave(INTERRUPTED, "interrupted; the same command continues")
+        except Stopped as stopped:
+            print(f"{stopped}; the same command continues", file=sys.stderr)
+            sys.exit(STOPPED)
 
     # Orbax reports every file at level INFO; --verbosity=0 shows that.
     logging.set_verbosity(logging.WARNING)
@@ -133,5 +136,4 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(FAILED)
+    leave(FAILED, f"error: {message}")

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from introspect_jax import methods, models
 from introspect_jax.errors import UserError
 from introspect_jax.methods import explaining
-from introspect_jax.train import optimizer
+from introspect_jax.train import optimizer, parallel
 
 # Part of the names of runs; another word whenever a default changes its value, so that
 # no run with the old one is taken for one with the new. New fields change nothing.
@@ -33,7 +33,14 @@ def default_config() -> ConfigDict:
             "checkpoints_kept": 2,  # the newest; the best on validation comes on top
             "evaluate_test": True,  # at the end; not in runs that a choice is made from
             "average_decay": 0.0,  # exponential average of the weights; 0 is off
-            "model": {"name": "resnet20", "stem": "small", "dtype": "float32"},
+            # A step in this many pieces, one after the other, for less memory.
+            "accumulation_steps": 1,
+            "model": {
+                "name": "resnet20",
+                "stem": "small",
+                "dtype": "float32",
+                "remat": False,  # blocks are computed again for gradients: less memory
+            },
             "data": {
                 "name": "cifar10",
                 "data_dir": "",  # "": TFDS_DATA_DIR, or TFDS's own default
@@ -68,6 +75,7 @@ def default_config() -> ConfigDict:
                 "teacher_steps": 0,  # its total_steps; 0: those of this run
             },
             "optimizer": optimizer.default_config(),
+            "parallel": parallel.default_config(),
         }
     )
     for name, module in methods.modules().items():
@@ -91,6 +99,7 @@ def validate(config: ConfigDict) -> None:
         ("eval_steps", 1),
         ("checkpoint_steps", 1),
         ("checkpoints_kept", 1),
+        ("accumulation_steps", 1),
         ("seed", 0),
         ("data.train_examples", 0),
         ("data.load_size", 0),
@@ -119,6 +128,14 @@ def validate(config: ConfigDict) -> None:
     explaining.check_explanation(config.method.introspective)
     models.build(config.model.name, 2, stem=config.model.stem, dtype=config.model.dtype)
     optimizer.check(config.optimizer)
+    parallel.check(config.parallel, config.batch_size)
+    replicas = config.parallel.replicas if config.parallel.mode == "pmapped" else 1
+    if config.accumulation_steps * replicas > config.batch_size:
+        raise UserError(
+            f"accumulation_steps is {config.accumulation_steps}, more than the "
+            f"{config.batch_size // replicas} examples that there are"
+            + (" for a replica" if replicas > 1 else " in a batch")
+        )
 
 
 def _check_teacher(config: ConfigDict) -> None:

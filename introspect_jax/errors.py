@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Says what was wrong, what was got and what to do. Caught by `launch/`."""
 
 
+class Stopped(Exception):
+    """Training was asked to stop and has; what it did is saved."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """' (did you mean X?)' for the option most like `name`, or nothing."""
     close = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)

@@ -22,6 +22,19 @@ def usable_cpus() -> list[int]:
     return sorted(usable(0)) if usable else list(range(os.cpu_count() or 1))
 
 
+def enable_compilation_cache() -> None:
+    """Programs are compiled once for all runs, and for all workers of a study.
+
+    The folder is the user's own (`JAX_COMPILATION_CACHE_DIR` sets it), not one of a
+    run, which may come from elsewhere: what is in it is run.
+    """
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = os.path.join(home, "introspect_jax", "compiled")
+        jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
 def describe_device() -> dict[str, Any]:
     """Platform, kind and number of the devices, and the processors of the host."""
     return {

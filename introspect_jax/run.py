@@ -1,6 +1,7 @@
 """A whole run: data, training, test, files."""
 
 import datetime
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +18,11 @@ from introspect_jax.data import sources
 from introspect_jax.data.sources import Dataset
 from introspect_jax.machine import describe_device, describe_versions
 from introspect_jax.report import figures
+from introspect_jax.train import processes
 from introspect_jax.train.experiment import build
 from introspect_jax.train.files import write_json
 from introspect_jax.train.loop import never, train
+from introspect_jax.train.parallel import at_hand
 from introspect_jax.train.progress import Reporter, read_cost
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.workdir import default_workdir, open_workdir, write_config
@@ -32,10 +35,12 @@ def run(
     *,
     dataset: Dataset | None = None,
     make_reporter: Callable[[int, int, int], Reporter] = Reporter,
-    should_stop: Callable[[], bool] = never,
+    should_stop: Callable[[int], bool] = never,
     pictures: bool = True,
 ) -> dict[str, Any]:
     """Trains, tests, and fills the work folder; a finished run is only shown.
+
+    Of several processes all call it, with the same arguments and the same folder.
 
     Args:
       name: of the config, for the default folder.
@@ -63,10 +68,18 @@ def run(
             return summary
         except (ValueError, KeyError, TypeError) as error:
             logging.warning("%s is damaged (%s); written anew", finished, error)
-    dataset = dataset or sources.load(config.data)
-    teacher = teachers.find(name, config, workdir, dataset, train_first=run)
+    one = jax.process_count() == 1
+    dataset = dataset or sources.load(config.data, hold=one)
+    teacher = teachers.find(
+        name,
+        config,
+        workdir,
+        dataset,
+        train_first=functools.partial(run, should_stop=should_stop),
+    )
     experiment = build(config, dataset, teacher=teacher)
-    write_config(workdir, config)
+    if processes.is_first():
+        write_config(workdir, config)
 
     with make_reporter(
         config.total_steps, experiment.steps_per_epoch, config.batch_size
@@ -106,10 +119,12 @@ def run(
         "device": describe_device(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-    write_json(finished, summary)
-    if pictures:
+    if processes.is_first():
+        write_json(finished, summary)
+    processes.wait_for_all("finished")
+    if pictures and processes.is_first():
         try:
-            figures.draw_all(experiment, last, workdir)
+            figures.draw_all(experiment.alone(), at_hand(last), workdir)
         except Exception as error:  # no picture is worth the result of a run
             logging.exception("a picture could not be drawn: %s", error)
     _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
@@ -135,6 +150,6 @@ def _show(summary: dict[str, Any], workdir: epath.Path, remark: str) -> None:
                     f"{scores['nll']:.4f}",
                     f"{100 * scores['ece']:.2f}",
                 )
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=not processes.is_first())
     console.print(table)
     console.print(f"{workdir}: {remark}", markup=False, soft_wrap=True)

@@ -25,6 +25,7 @@ from introspect_jax.report.load import (
     load_run,
 )
 from introspect_jax.train.files import write_json
+from introspect_jax.train.processes import is_first
 from introspect_jax.workdir import default_workdir
 
 _AGAIN = "If it is lost, remove its summary.json and run its own command again"
@@ -52,7 +53,7 @@ def find(
       config: of the student.
       workdir: of the student; `teacher.json` in it says which teacher it has.
       dataset: of both.
-      train_first: `run.run`.
+      train_first: `run.run`, and what stops it.
 
     Raises:
       UserError: a teacher that is not there, not finished, of other data or classes,
@@ -82,7 +83,7 @@ def find(
                 train_first(name, taught, str(path))
             try:
                 # On one device: its batch need not be one that all could share.
-                found = load_run(str(path), dataset, jax.devices()[:1])
+                found = load_run(str(path), dataset, jax.local_devices()[:1])
             except UserError as error:
                 raise UserError(
                     f"the teacher {str(path)!r}: {error}. {_AGAIN}"
@@ -223,7 +224,7 @@ def _record(workdir: epath.Path, path: epath.Path, found: Run) -> None:
             f"({wanted[:12]} instead of {before['state_sha256'][:12]}); bring it back, "
             "or choose another --workdir"
         )
-    if not before:
+    if not before and is_first():
         config = found.experiment.config
         record = {
             "workdir": str(path),

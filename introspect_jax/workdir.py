@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from introspect_jax.config import config_hash, default_config, fields, to_json
 from introspect_jax.errors import UserError
 from introspect_jax.train.files import write_text
+from introspect_jax.train.processes import is_first
 
 
 def default_workdir(name: str, config: ConfigDict) -> str:
@@ -32,9 +33,10 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
     stored = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
-        probe.write_text("")
-        probe.unlink()
+        if is_first():
+            probe = workdir / ".writable"
+            probe.write_text("")
+            probe.unlink()
         if not stored.exists():
             return workdir
         before = json.loads(stored.read_text())

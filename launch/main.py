@@ -9,6 +9,7 @@ from absl import flags
 
 from introspect_jax import cli
 
+FLAGS = flags.FLAGS
 cli.define_config_flag()
 flags.declare_key_flag("config")
 flags.DEFINE_string(
@@ -17,14 +18,27 @@ flags.DEFINE_string(
     "Folder of the run, absolute, relative or gs://; the same command continues there. "
     "Default: runs/<config>-<hash of the resolved config>.",
 )
+flags.DEFINE_string(
+    "coordinator",
+    None,
+    "host:port of the first process, where several processes share a run; TPU pods and "
+    "SLURM jobs of several tasks need none of these three flags.",
+)
+flags.DEFINE_integer("num_processes", None, "How many processes share the run.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def main() -> None:
     name, config = cli.read_config()
     # Read late: a mistyped flag is answered before JAX is started.
+    from introspect_jax.machine import enable_compilation_cache
     from introspect_jax.run import run
+    from introspect_jax.train import processes
 
-    run(name, config, flags.FLAGS.workdir)
+    enable_compilation_cache()
+    processes.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    with processes.until_sigterm() as should_stop:
+        run(name, config, FLAGS.workdir, should_stop=should_stop)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import pathlib
 import sys
 import tempfile
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,22 +23,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tiny import build_tiny
+
 from introspect_jax import models
 from introspect_jax.config import default_config
 from introspect_jax.methods import Teacher
-from introspect_jax.models.classifier import batch_norm, conv
 from introspect_jax.train.progress import Reporter
-
-
-class TinyBackbone(nn.Module):
-    """Two convolutions and two batch normalisations: compiles in a second."""
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.relu(batch_norm(train, None, "norm0")(conv(4, 3, 2, None, "conv0")(x)))
-        return nn.relu(
-            batch_norm(train, None, "norm1")(conv(8, 3, 2, None, "conv1")(x))
-        )
 
 
 @pytest.fixture
@@ -61,18 +50,13 @@ def quick_compile(request):
 @pytest.fixture
 def tiny_model(monkeypatch):
     """Every model name builds a tiny network."""
-
-    def build(name, num_classes, **options):
-        del name, options
-        return models.Classifier(TinyBackbone(), num_classes)
-
-    monkeypatch.setattr(models, "build", build)
+    monkeypatch.setattr(models, "build", build_tiny)
 
 
 @pytest.fixture
 def tiny_teacher():
     """A teacher for the digits, of random values."""
-    model = models.Classifier(TinyBackbone(), 10)
+    model = build_tiny("tiny", 10)
     images = jnp.zeros((1, 8, 8, 1))
     variables = jax.jit(lambda key: model.init(key, images, train=True))(
         jax.random.key(7)

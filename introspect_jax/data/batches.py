@@ -69,18 +69,29 @@ def stream(
 
 
 def padded_batches(
-    source: Source, batch_size: int, *, threads: int = 4
+    source: Source,
+    batch_size: int,
+    rows: np.ndarray | None = None,
+    *,
+    threads: int = 4,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """All examples in order, in batches of one size.
 
+    Args:
+      source: to read from.
+      batch_size: of a whole batch.
+      rows: those of each batch that are read; by default all.
+      threads: readers; 0 reads in the calling thread.
+
     Yields:
-      Images uint8 `[batch_size, h, w, c]`, labels int32 `[batch_size]` and how many of
-      them count: the last batch is filled up with copies of its first example.
+      Images uint8 `[rows, h, w, c]`, labels int32 `[rows]` and how many examples of the
+      whole batch count: the last is filled up with copies of its first example.
     """
     total = len(source)
+    rows = np.arange(batch_size) if rows is None else rows
 
     def positions(number: int) -> np.ndarray:
-        wanted = np.arange(number * batch_size, (number + 1) * batch_size)
+        wanted = number * batch_size + rows
         return np.where(wanted < total, wanted, number * batch_size)
 
     count = -(-total // batch_size)

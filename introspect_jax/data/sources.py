@@ -91,15 +91,17 @@ class Dataset:
         return len(self.train) * float(np.prod(self.image_shape)) / 1e6
 
 
-def load(config) -> Dataset:
+def load(config, *, hold: bool = True) -> Dataset:
     """The data set that `config.data` names, with its splits.
 
     Of `train_examples` and `label_noise` see `config`: the validation examples are the
-    same whatever they are. If the training split fits into `device_megabytes`, all are
-    held in memory.
+    same whatever they are.
 
     Args:
       config: `config.data`.
+      hold: whether all splits are held in memory from their first reading on, if the
+        training split fits into `device_megabytes`. Not for one of several processes,
+        which reads its share alone.
 
     Raises:
       UserError: data that do not exist, are not prepared, or do not fit.
@@ -117,7 +119,7 @@ def load(config) -> Dataset:
             raise UserError(f"data set {config.name!r}: the {split} split is empty")
     # Noise first: which labels are wrong does not depend on how many are taken.
     dataset = _with_fewer(_with_noise(dataset, config.label_noise), config)
-    if dataset.megabytes > config.device_megabytes:
+    if not hold or dataset.megabytes > config.device_megabytes:
         return dataset
     # None is read before it is first asked for: the test split at the end.
     held = {s: getattr(dataset, s).held() for s in ("train", "validation", "test")}

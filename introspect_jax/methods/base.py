@@ -88,7 +88,7 @@ class Context:
       seed: of the run, for samplers.
       batch_size: examples in a batch.
       num_examples: in the training split.
-      train_labels: int `[examples]` of the training split, or None where it streams.
+      train_labels: reads int `[examples]` of the training split; None where it streams.
       order: step -> positions `[batch]`, the shuffled order that a sampler replaces.
       mixes_examples: whether the augmentation mixes examples (mixup, cutmix).
       teacher: of methods whose module says `TEACHER`; None where a run is only looked
@@ -103,7 +103,7 @@ class Context:
     seed: int = 0
     batch_size: int = 1
     num_examples: int = 1
-    train_labels: np.ndarray | None = None
+    train_labels: Callable[[], np.ndarray] | None = None
     order: Callable[[int], np.ndarray] | None = None
     mixes_examples: bool = False
     teacher: Teacher | None = None
@@ -123,6 +123,8 @@ class Method:
         evaluated and deployed.
       model: the network that `predict` gives the variables of; its last layer is
         called `head`, whose weight rows the pictures show.
+      by_example: entries of the method state that have a row for each training example,
+        of which a batch changes only those of its own.
       sampler: `step -> positions` in the training split, in place of the shuffled
         order; a multiple of the batch size.
       constants: called once before training; what the loss finds in
@@ -134,6 +136,7 @@ class Method:
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, PyTree, dict[str, jax.Array]]]]
     predict: Callable[[PyTree, PyTree, PyTree], PyTree]
     model: nn.Module
+    by_example: tuple[str, ...] = ()
     sampler: Callable[[int], np.ndarray] | None = None
     constants: Callable[[], PyTree] = dict
 

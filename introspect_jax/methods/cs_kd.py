@@ -128,7 +128,7 @@ def make_sampler(context: Context) -> Callable[[int], np.ndarray] | None:
     """
     if context.train_labels is None or context.order is None:
         return None
-    labels, order = context.train_labels, context.order
+    labels, order = context.train_labels(), context.order
     counts = np.bincount(labels)
     if counts.max() < 2:
         raise UserError(

@@ -78,4 +78,4 @@ def make(config: ConfigDict, context: Context) -> Method:
         return value, (model_state, method_state, metrics)
 
     init = init_network(context, carried)
-    return Method(init, loss, predict_network, context.model)
+    return Method(init, loss, predict_network, context.model, by_example=("memory",))

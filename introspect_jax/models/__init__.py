@@ -36,7 +36,12 @@ _STEMS = ("small", "imagenet")
 
 
 def build(
-    name: str, num_classes: int, *, stem: str = "small", dtype: str = "float32"
+    name: str,
+    num_classes: int,
+    *,
+    stem: str = "small",
+    dtype: str = "float32",
+    remat: bool = False,
 ) -> Classifier:
     """The network of that name.
 
@@ -49,6 +54,8 @@ def build(
         pixels) or `"imagenet"` (7x7 with stride 2, then max-pooling).
       dtype: of the activations, `"float32"` or `"bfloat16"`. Parameters, batch
         statistics and the last layer are float32 whatever it is.
+      remat: whether blocks are computed again when gradients need what is inside of
+        them, instead of being kept. The numbers are the same.
 
     Raises:
       UserError: a name, stem or dtype that does not exist.
@@ -66,16 +73,18 @@ def build(
                 f"model {name!r}: the depth must be 6n + 4 (10, 16, 22, 28, ...) and "
                 f"the width at least 1, got {depth} and {width}"
             )
-        backbone = WideResNet((depth - 4) // 6, width, dtype=kind)
+        backbone = WideResNet((depth - 4) // 6, width, dtype=kind, remat=remat)
     elif (match := re.fullmatch(r"resnet(\d+)", name)) and int(match[1]) in (
         *_SMALL_DEPTHS,
         *_IMAGENET_DEPTHS,
     ):
         depth = int(match[1])
         if depth in _SMALL_DEPTHS:
-            backbone = SmallResNet((depth - 2) // 6, dtype=kind)
+            backbone = SmallResNet((depth - 2) // 6, dtype=kind, remat=remat)
         else:
-            backbone = ResNet(depth, small_stem=stem == "small", dtype=kind)
+            backbone = ResNet(
+                depth, small_stem=stem == "small", dtype=kind, remat=remat
+            )
     else:
         raise UserError(unknown("model", name, NAMES))
     return Classifier(backbone, num_classes)

@@ -1,5 +1,6 @@
 """What all networks share: a backbone, then one linear layer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -34,6 +35,20 @@ def batch_norm(train: bool, dtype: Any, name: str, **options: Any) -> nn.BatchNo
         name=name,
         **options,
     )
+
+
+def run_block(
+    backbone: nn.Module, block: Callable[..., jax.Array], x: jax.Array, *options: Any
+) -> jax.Array:
+    """`block(backbone, x, *options)`; its inside is not kept if the backbone says so.
+
+    A function and not a module of its own: parameters have the same names either way.
+    """
+
+    def run(module: nn.Module, x: jax.Array) -> jax.Array:
+        return block(module, x, *options)
+
+    return (nn.remat(run) if backbone.remat else run)(backbone, x)
 
 
 class Classifier(nn.Module):

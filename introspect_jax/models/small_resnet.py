@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from introspect_jax.models.classifier import batch_norm, conv
+from introspect_jax.models.classifier import batch_norm, conv, run_block
 
 
 def pad_shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
@@ -21,6 +21,7 @@ class SmallResNet(nn.Module):
 
     blocks: int
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -30,9 +31,15 @@ class SmallResNet(nn.Module):
             for block in range(self.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage}_block{block}"
-                y = conv(features, 3, stride, self.dtype, f"{name}_conv0")(x)
-                y = nn.relu(batch_norm(train, self.dtype, f"{name}_norm0")(y))
-                y = conv(features, 3, 1, self.dtype, f"{name}_conv1")(y)
-                y = batch_norm(train, self.dtype, f"{name}_norm1")(y)
-                x = nn.relu(y + pad_shortcut(x, features, stride))
+                x = run_block(self, _block, x, train, features, stride, name)
         return x
+
+
+def _block(
+    self: SmallResNet, x: jax.Array, train: bool, features: int, stride: int, name: str
+) -> jax.Array:
+    y = conv(features, 3, stride, self.dtype, f"{name}_conv0")(x)
+    y = nn.relu(batch_norm(train, self.dtype, f"{name}_norm0")(y))
+    y = conv(features, 3, 1, self.dtype, f"{name}_conv1")(y)
+    y = batch_norm(train, self.dtype, f"{name}_norm1")(y)
+    return nn.relu(y + pad_shortcut(x, features, stride))

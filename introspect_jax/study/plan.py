@@ -111,17 +111,17 @@ class Planner:
         for setting in study.settings:
             for arm in study.arms:
                 if arm.name in study.trials:
-                    best = self._best(setting, arm, summaries)
-                    if best:
-                        chosen[setting.name, arm.name] = best.name
+                    scored = self._best(setting, arm, summaries)
+                    if scored:
+                        chosen[setting.name, arm.name] = scored.name
         for seed in study.seeds:
             for setting in study.settings:
                 for arm in study.arms:
-                    trial = self._trial(setting, arm, chosen)
-                    if trial is None:
+                    best = self._trial(setting, arm, chosen)
+                    if best is None:
                         waiting += 1
                     else:
-                        finals += self._runs("final", setting, arm, trial, seed)
+                        finals += self._runs("final", setting, arm, best, seed)
         once = {run.id: run for run in reversed([*trials, *finals])}
         ordered = list(once.values())[::-1]
         ordered.sort(key=lambda run: PHASES.index(run.phase))  # keeps their order

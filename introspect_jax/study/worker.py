@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from introspect_jax import run as whole_run
 from introspect_jax.data import sources
 from introspect_jax.data.sources import Dataset
-from introspect_jax.errors import UserError
+from introspect_jax.errors import Stopped, UserError
+from introspect_jax.machine import enable_compilation_cache
 from introspect_jax.study.timing import time_config
-from introspect_jax.train.loop import Stopped
 from introspect_jax.train.progress import Reporter
 
 # Messages to the study: (kind, id of the run, what there is to say).
@@ -58,19 +58,6 @@ def work(connection: Connection, stop: Any, cpus: list[int] | None) -> None:
             connection.send(_do(job, connection, stop, datasets))
 
 
-def enable_compilation_cache() -> None:
-    """Programs are compiled once for all workers and all times.
-
-    The folder is the user's own, not one of the study, which may come from elsewhere:
-    what is in it is run.
-    """
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        folder = os.path.join(home, "introspect_jax", "compiled")
-        jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
 def _do(
     job: dict[str, Any],
     connection: Connection,
@@ -90,7 +77,7 @@ def _do(
             job["folder"],
             dataset=datasets[key],
             make_reporter=lambda *given: _Telling(connection, job["id"], *given),
-            should_stop=lambda: bool(stop.value),
+            should_stop=lambda step: bool(stop.value),
             pictures=False,
         )
         return "done", job["id"], None

@@ -21,9 +21,16 @@ from introspect_jax.explain.checks import check_independent
 from introspect_jax.methods import Context, Method, Teacher
 from introspect_jax.models import make_logits_fn
 from introspect_jax.train import optimizer as optimizers
-from introspect_jax.train.parallel import make_mesh, replicated, split
+from introspect_jax.train.parallel import (
+    at_hand,
+    make_mesh,
+    place,
+    replicated,
+    rows_here,
+)
+from introspect_jax.train.parts import Batch
 from introspect_jax.train.state import TrainState, deployed_variables, init_state
-from introspect_jax.train.step import Batch, make_eval_step, make_train_step
+from introspect_jax.train.step import make_eval_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Experiment:
     @property
     def streams(self) -> bool:
         """Whether training images are read while training."""
-        return self.dataset.megabytes > self.config.data.device_megabytes
+        return streams(self.config, self.dataset)
 
     def init_state(self) -> TrainState:
         """The state before the first step, on all devices."""
@@ -86,9 +93,15 @@ class Experiment:
             averaged=self.config.average_decay > 0,
         )
 
+    def alone(self) -> "Experiment":
+        """The same for work that this process does without the others."""
+        if jax.process_count() == 1:
+            return self
+        return dataclasses.replace(self, mesh=make_mesh({}, jax.local_devices()))
+
     def check_independent(self, state: TrainState) -> None:
         """Raises a ValueError for a network that mixes the examples of a batch."""
-        variables = deployed_variables(self.method, state)
+        variables = at_hand(deployed_variables(self.method, state))
         pixels, _ = self.dataset.train.take(np.arange(min(8, len(self.dataset.train))))
         logits_fn = jax.jit(make_logits_fn(self.model, variables))
         check_independent(logits_fn, self.inputs(pixels))
@@ -106,36 +119,54 @@ class Experiment:
         """The batches of the steps from `start` on, on the devices.
 
         The same examples in the same order whether they lie on the device or stream.
+        Of several processes each reads only what its own devices will hold.
         """
-        divided, everywhere = split(self.mesh), replicated(self.mesh)
-        fixed = jax.device_put(
-            {
-                "seed": np.uint32(self.config.seed),
-                "constants": self.method.constants(),
-            },
-            everywhere,
-        )
-        steps = range(start, self.config.total_steps)
+        config, mesh = self.config, self.mesh
+        fixed: Batch = {
+            "seed": np.uint32(config.seed),
+            "constants": self.method.constants(),
+        }
+        if config.parallel.mode == "pmapped":
+            fixed["turns"] = np.int32(config.parallel.replicas // mesh.size)
+        fixed = place(fixed, mesh)
+        count = len(self.positions(start))
+        here = rows_here(mesh, count)
 
-        def placed(step: int, **arrays: np.ndarray) -> Batch:
-            index = self.positions(step).astype(np.int32)
-            return fixed | jax.device_put({"index": index, **arrays}, divided)
+        def indices(step: int) -> np.ndarray:
+            return self.positions(step)[here].astype(np.int32)
 
+        steps = range(start, config.total_steps)
         if not self.streams:
-            train = self.dataset.train
-            pool = jax.device_put(train.take(np.arange(len(train))), everywhere)
+            pool = self._pool()
             for step in steps:
-                yield placed(step) | {"pool": pool}
+                index = place(indices(step), mesh, rows=count)
+                yield fixed | {"index": index, "pool": pool}
             return
         read = stream(
             self.dataset.train,
-            self.positions,
+            indices,
             start,
-            self.config.total_steps,
-            threads=self.config.data.read_threads,
+            config.total_steps,
+            threads=config.data.read_threads,
         )
         for step, (images, labels) in zip(steps, read, strict=True):
-            yield placed(step, image=images, label=labels)
+            rows = {"index": indices(step), "image": images, "label": labels}
+            yield fixed | place(rows, mesh, rows=count)
+
+    def _pool(self) -> tuple[jax.Array, jax.Array]:
+        """Images and labels of the training split, on every device."""
+        train, mesh = self.dataset.train, self.mesh
+        if jax.process_count() == 1:
+            return place(train.take(np.arange(len(train))), mesh)
+        # Each process reads its share, and the devices exchange them.
+        padded = -(-len(train) // mesh.size) * mesh.size
+        here = np.minimum(rows_here(mesh, padded), len(train) - 1)
+        shares = place(train.take(here), mesh, rows=padded)
+        whole = jax.jit(
+            lambda arrays: jax.tree.map(lambda a: a[: len(train)], arrays),
+            out_shardings=replicated(mesh),
+        )
+        return whole(shares)
 
     def compile(
         self, state: TrainState, batch: Batch
@@ -143,11 +174,15 @@ class Experiment:
         """The compiled training step, and its FLOPs, all devices together.
 
         They are counted in the program as it was traced, before any optimisation. None
-        where the backend cannot count, or would count a loop over chunks as one turn.
+        where the backend cannot count, or would count a loop as one turn.
         """
         lowered = self.train_step.lower(state, batch)
-        method = self.config.method[self.config.method.name]
-        if method.get("chunk_size", 0) and jax.default_backend() != "cpu":
+        config = self.config
+        pieces = config.accumulation_steps > 1
+        chunks = config.method[config.method.name].get("chunk_size", 0)
+        if config.parallel.mode == "pmapped" or (
+            (chunks or pieces) and jax.default_backend() != "cpu"
+        ):
             return lowered.compile(), None
         try:
             analysis = lowered.cost_analysis() or {}
@@ -157,14 +192,13 @@ class Experiment:
 
     def evaluate(self, variables: Any, source: Source) -> dict[str, float]:
         """`top1`, `top5`, `nll` and `ece` of every example of a split, exactly."""
-        divided = split(self.mesh)
+        size = self.config.eval_batch_size
+        here = rows_here(self.mesh, size)
         found: list[tuple[dict[str, jax.Array], int]] = []
         for images, labels, count in padded_batches(
-            source,
-            self.config.eval_batch_size,
-            threads=self.config.data.read_threads,
+            source, size, here, threads=self.config.data.read_threads
         ):
-            images, labels = jax.device_put((images, labels), divided)
+            images, labels = place((images, labels), self.mesh, rows=size)
             found.append((self.eval_step(variables, images, labels), count))
         columns = jax.device_get([columns for columns, _ in found])
         counts = [count for _, count in found]
@@ -199,6 +233,7 @@ def build(
     mesh = make_mesh(
         {"batch_size": config.batch_size, "eval_batch_size": config.eval_batch_size},
         devices,
+        config.parallel.replicas if config.parallel.mode == "pmapped" else 0,
     )
     size = augment.check(config.data, dataset.image_shape)
     examples = len(dataset.train)
@@ -213,6 +248,7 @@ def build(
         dataset.num_classes,
         stem=config.model.stem,
         dtype=config.model.dtype,
+        remat=config.model.remat,
     )
     method = methods.make(
         config.method,
@@ -225,7 +261,9 @@ def build(
             seed=config.seed,
             batch_size=config.batch_size,
             num_examples=examples,
-            train_labels=_labels(dataset.train),
+            train_labels=None
+            if streams(config, dataset)
+            else (lambda: dataset.train.take(np.arange(examples))[1]),
             order=order,
             mixes_examples=bool(
                 config.data.augment.mixup or config.data.augment.cutmix
@@ -257,6 +295,6 @@ def build(
     )
 
 
-def _labels(source: Source) -> np.ndarray | None:
-    """All labels, where reading them costs nothing."""
-    return source.take(np.arange(len(source)))[1] if source.in_memory else None
+def streams(config: ConfigDict, dataset: Dataset) -> bool:
+    """Whether the training images are too many to lie on the device."""
+    return dataset.megabytes > config.data.device_megabytes

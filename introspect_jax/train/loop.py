@@ -11,15 +11,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from introspect_jax.errors import UserError
+from introspect_jax.errors import Stopped, UserError
 from introspect_jax.train.checkpoint import Checkpoints, Meta
 from introspect_jax.train.experiment import Experiment
+from introspect_jax.train.processes import STOPPED, Watchdog, leave
 from introspect_jax.train.progress import Metrics, Reporter
 from introspect_jax.train.state import TrainState, deployed_variables, state_sha256
-
-
-class Stopped(Exception):
-    """Training was asked to stop and has; what it did is saved."""
 
 
 @dataclasses.dataclass
@@ -43,8 +40,9 @@ class Result:
     state_sha256: str
 
 
-def never() -> bool:
+def never(step: int) -> bool:
     """`should_stop` of a run that nobody stops."""
+    del step
     return False
 
 
@@ -52,7 +50,7 @@ def train(
     experiment: Experiment,
     workdir: epath.Path,
     reporter: Reporter,
-    should_stop: Callable[[], bool] = never,
+    should_stop: Callable[[int], bool] = never,
 ) -> Result:
     """Trains to the end, from the newest intact checkpoint if there is one.
 
@@ -60,7 +58,8 @@ def train(
       experiment: of `build`.
       workdir: of `open_workdir`.
       reporter: what to tell.
-      should_stop: asked before every step but the last.
+      should_stop: asked before every step, with its number. An evaluation is finished
+        first: half of one is lost.
 
     Raises:
       Stopped: it was asked to, before the end; the state is saved.
@@ -80,9 +79,30 @@ def train(
             experiment.check_independent(state)
         metrics = Metrics(workdir, int(state.step))
         stack.callback(metrics.close)
-        state, meta = _run_steps(
-            experiment, state, meta, checkpoints, metrics, reporter, should_stop
+        watchdog = stack.enter_context(
+            Watchdog(experiment.config.parallel.watchdog_seconds)
         )
+        try:
+            state, meta = _run_steps(
+                experiment,
+                state,
+                meta,
+                checkpoints,
+                metrics,
+                reporter,
+                should_stop,
+                watchdog,
+            )
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            # Closing the checkpoints would wait for the one that is gone.
+            line = str(error).splitlines()[0]
+            leave(
+                STOPPED,
+                "error: another process of this run is gone, or a device failed "
+                f"({line}); the same command continues",
+            )
         checkpoints.wait()
         last = best = (state, meta)
         if meta["validation"]:
@@ -105,7 +125,8 @@ def _run_steps(
     checkpoints: Checkpoints,
     metrics: Metrics,
     reporter: Reporter,
-    should_stop: Callable[[], bool],
+    should_stop: Callable[[int], bool],
+    watchdog: Watchdog,
 ) -> tuple[TrainState, Meta]:
     """The loop itself, from the step of `state` to the last, which is always saved."""
     config = experiment.config
@@ -135,7 +156,7 @@ def _run_steps(
     for step in range(start, config.total_steps + 1):
         done = step == config.total_steps
         evaluating = step % config.eval_steps == 0 or done
-        stopping = not done and should_stop()
+        stopping = not done and should_stop(step)
         saving = evaluating or stopping or step % config.checkpoint_steps == 0
         if step > start and saving:
             # Nothing that is not finite is ever saved. What was not logged yet is
@@ -152,6 +173,7 @@ def _run_steps(
             meta = {"seconds": seconds, "validation": validation}
             checkpoints.save(state, meta)
             reporter.resume(paused)
+            watchdog.alive()
         if done:
             break
         if stopping:
@@ -162,6 +184,7 @@ def _run_steps(
         # on the device until they are logged.
         if pending:
             jax.block_until_ready(pending[-1][1]["loss"])
+            watchdog.alive()
         pending.append((step + 1, values))
         reporter.advance(step + 1)
         if (step + 1) % config.log_steps == 0:

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from introspect_jax.train import processes
 from introspect_jax.train.files import read_lines, write_text
 
 
@@ -25,9 +26,13 @@ class Metrics:
     """Records of a run, appended to `metrics.jsonl` and TensorBoard.
 
     A run that continues from step s drops the records after s, which it writes again.
+    Of several processes the first writes.
     """
 
     def __init__(self, workdir: epath.Path, start: int):
+        self._silent = not processes.is_first()
+        if self._silent:
+            return
         from tensorboardX import SummaryWriter
 
         self._path = workdir / "metrics.jsonl"
@@ -49,6 +54,8 @@ class Metrics:
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Adds a record."""
+        if self._silent:
+            return
         record = {"step": step, "split": split, **values}
         self._records.append(record)
         if self._remote:
@@ -61,6 +68,8 @@ class Metrics:
 
     def close(self) -> None:
         """Finishes the files."""
+        if self._silent:
+            return
         self._board.close()
         if self._remote:
             self._remote.mkdir(parents=True, exist_ok=True)
@@ -89,14 +98,15 @@ def read_cost(workdir: epath.Path) -> dict[str, float]:
 
 
 class Reporter(contextlib.AbstractContextManager):
-    """A progress bar on a terminal, plain lines elsewhere."""
+    """A progress bar on a terminal, plain lines elsewhere; of the first process."""
 
     def __init__(self, total_steps: int, steps_per_epoch: int, batch_size: int):
-        self.console = Console(highlight=False, soft_wrap=True)
+        quiet = not processes.is_first()
+        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._total, self._per_epoch = total_steps, steps_per_epoch
         self._batch_size = batch_size
         self._bar: Progress | None = None
-        if self.console.is_terminal:
+        if self.console.is_terminal and not quiet:
             self._bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(),

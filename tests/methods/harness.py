@@ -34,7 +34,7 @@ def context(classes=CLASSES, **changes):
         "steps_per_epoch": 10,
         "batch_size": 8,
         "num_examples": len(labels),
-        "train_labels": labels,
+        "train_labels": lambda: labels,
         "order": Order(0, len(labels), 8),
         "teacher": teacher(classes),
     }

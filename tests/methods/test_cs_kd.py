@@ -38,7 +38,7 @@ def test_partners_are_others_of_the_class():
         chosen, partner = sampler(step).reshape(-1, 2).T
         np.testing.assert_array_equal(chosen, given.order(step))
         np.testing.assert_array_equal(
-            given.train_labels[chosen], given.train_labels[partner]
+            given.train_labels()[chosen], given.train_labels()[partner]
         )
         assert (chosen != partner).all()
         partners |= {(int(a), int(b)) for a, b in zip(chosen, partner, strict=True)}
@@ -50,7 +50,7 @@ def test_partners_are_others_of_the_class():
 def test_the_only_one_of_its_class_is_its_own_partner():
     labels = np.array([0] * 6 + [1] + [2] * 5)
     order = Order(0, 12, 4)
-    sampler = make_sampler(context(train_labels=labels, order=order))
+    sampler = make_sampler(context(train_labels=lambda: labels, order=order))
     pairs = np.concatenate([sampler(s).reshape(-1, 2) for s in range(3)])
     assert (6, 6) in {tuple(pair) for pair in pairs.tolist()}
     method = make("cs_kd")
@@ -94,7 +94,11 @@ def test_a_batch_without_any_pair_is_standard_training():
     [
         ({}, {"weight": -1.0}, "weight must lie in"),
         ({}, {"temperature": 0.0}, "temperature must lie in"),
-        ({"train_labels": np.arange(24)}, {}, "no class has two training examples"),
+        (
+            {"train_labels": lambda: np.arange(24)},
+            {},
+            "no class has two training examples",
+        ),
         ({"mixes_examples": True}, {}, "mixup and cutmix"),
     ],
 )

@@ -14,10 +14,9 @@ from etils import epath
 from introspect_jax import run as whole_run
 from introspect_jax.data import sources
 from introspect_jax.data.sources import Source
-from introspect_jax.errors import UserError
+from introspect_jax.errors import Stopped, UserError
 from introspect_jax.train import experiment as experiments
 from introspect_jax.train.checkpoint import Checkpoints
-from introspect_jax.train.loop import Stopped
 from introspect_jax.train.state import state_sha256
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -137,7 +136,7 @@ def test_stopped_when_asked_and_continued(finished, digits_config, tmp_path, ste
             "digits",
             digits_config.lock(),
             str(tmp_path),
-            should_stop=lambda: next(asked) == step,
+            should_stop=lambda now: next(asked) == step,
         )
     assert step in {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     summary = whole_run.run("digits", digits_config.lock(), str(tmp_path))

@@ -1,0 +1,120 @@
+"""A batch in parts: what each has to say of a step, and what they say together.
+
+Parts are micro-batches, one after the other (gradient accumulation), or replicas, side
+by side (`parallel`). Each sees the state from before the step; together they are the
+mean of all, weighted by their numbers of examples.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Batch = dict[str, Any]
+# What has a row for each example; all else is the same for every part.
+EXAMPLES = ("index", "image", "label")
+
+
+class Part(NamedTuple):
+    """What the examples of a part say of a step.
+
+    Attributes:
+      mean: means over its examples: gradients, batch statistics, metrics, and what the
+        method carries.
+      change: by how much rows that belong to single examples have changed. An example
+        is in one part only, so these are added.
+    """
+
+    mean: PyTree
+    change: PyTree
+
+
+def micro_batches(
+    part_of: Callable[[Batch, jax.Array | int], Part],
+    batch: Batch,
+    count: int,
+    unit: int,
+    first: jax.Array | int = 0,
+) -> Part:
+    """The same as `part_of(batch, first)`, in `count` pieces, one after the other.
+
+    Every `count`-th example is in the same piece, so that devices which divide the
+    batch divide every piece. Pieces may differ by one example. They are looped over on
+    accelerators if they are alike, and written out otherwise: loops around
+    convolutions are slow on CPUs.
+
+    Args:
+      part_of: `(batch, number) -> Part`; numbers tell the parts of a step apart.
+      batch: see `make_train_step`.
+      count: of the pieces.
+      unit: rows of the batch that stay together.
+      first: number of the first piece.
+    """
+    rows = {name: batch[name] for name in EXAMPLES if name in batch}
+    common = {name: value for name, value in batch.items() if name not in rows}
+    units = len(batch["index"]) // unit
+
+    def grouped(leaf):
+        return leaf.reshape(units, unit, *leaf.shape[1:])
+
+    def flat(leaf):
+        return leaf.reshape(-1, *leaf.shape[2:])
+
+    if units % count == 0 and jax.default_backend() != "cpu":
+        pieces = jax.tree.map(
+            lambda leaf: jnp.moveaxis(
+                leaf.reshape(units // count, count, unit, *leaf.shape[1:]), 1, 0
+            ),
+            rows,
+        )
+
+        def add(total: Part, numbered) -> tuple[Part, None]:
+            number, piece = numbered
+            part = part_of(common | jax.tree.map(flat, piece), first + number)
+            return _add(total, part, 1 / count), None
+
+        shapes = jax.eval_shape(
+            lambda: part_of(
+                common | jax.tree.map(lambda leaf: flat(leaf[0]), pieces), first
+            )
+        )
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.scan(add, zeros, (jnp.arange(count), pieces))[0]
+
+    total = None
+    for number in range(count):
+        piece = jax.tree.map(lambda leaf: flat(grouped(leaf)[number::count]), rows)  # noqa: B023
+        part = part_of(common | piece, first + number)
+        weight = len(range(number, units, count)) / units
+        total = _add(total, part, weight)
+        # The next piece starts when this one is done: memory is for one at a time.
+        total, rows = jax.lax.optimization_barrier((total, rows))
+    assert total is not None
+    return total
+
+
+def _add(total: Part | None, part: Part, weight: float) -> Part:
+    """`total + part`, the means weighted."""
+    mean = jax.tree.map(lambda leaf: leaf * weight, part.mean)
+    if total is None:
+        return Part(mean, part.change)
+    add = jax.tree.map(jnp.add, total, Part(mean, part.change))
+    return Part(*add)
+
+
+def mean_of(parts: Part, count: int) -> Part:
+    """Parts of one size, stacked along a first axis of `count`, together.
+
+    Added in order, one by one: sums of an axis are not in an order that is promised.
+    """
+
+    def added(leaf):
+        total = leaf[0]
+        for number in range(1, count):
+            total = total + leaf[number]
+        return total
+
+    mean = jax.tree.map(lambda leaf: added(leaf) / count, parts.mean)
+    return Part(mean, jax.tree.map(added, parts.change))

@@ -1,0 +1,44 @@
+"""`launch/main.py` as one of several processes, with a tiny network.
+
+    python tests/train/child.py LOG DEVICES FLAGS...
+
+LOG gets the numbers of the training examples that are read, a line for each reading.
+"""
+
+import os
+import pathlib
+import runpy
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+log, devices, *flags = sys.argv[1:]
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+
+from tiny import build_tiny
+
+from introspect_jax import models
+from introspect_jax.data import sources
+
+models.build = build_tiny
+load = sources.load
+
+
+def load_watched(*given, **options):
+    """Each reading of the training split is written down."""
+    dataset = load(*given, **options)
+    take = dataset.train.take
+
+    def watched(positions):
+        with open(log, "a") as file:
+            file.write(" ".join(str(p) for p in positions) + "\n")
+        return take(positions)
+
+    object.__setattr__(dataset.train, "take", watched)
+    return dataset
+
+
+sources.load = load_watched
+sys.argv = [str(ROOT / "launch" / "main.py"), *flags]
+runpy.run_path(sys.argv[0], run_name="__main__")
