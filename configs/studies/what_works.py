@@ -3,46 +3,61 @@
 Sources of the similarity at equal weight, temperature and similarity, against controls
 that know less: 10 arms, 5 seeds, about 30 minutes on 2 CPU cores, continued with the
 same command. `:forms` varies what the objective leaves free: 16 arms, 3 seeds, about 25
-minutes. `:confirm` asks the main question again with seeds that no choice was made
-with, as many as half a point takes by the spread of the first: 6 arms, 23 seeds, about
-65 minutes. Without an accelerator SmoothGrad is left out: 8 samples cost 9 times a
-standard step.
+minutes. `:doses` gives the sources and controls smaller weights, for what smooths too
+much at one weight may be right at another: 20 arms, 3 seeds, about 15 minutes after the
+first two. `:confirm` asks the main question again, at the default weight and with seeds
+that no choice was made with, as many as half a point takes by the spread of the first:
+7 arms, 23 seeds, about 75 minutes. Without an accelerator SmoothGrad is left out: 8
+samples cost 9 times a standard step.
 """
-
-import dataclasses
 
 from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD, introspective
 from introspect_jax.study import Study, chain, point
 
 WEIGHT = 0.3
+DOSES = (0.03, 0.1, 0.3)
 
 
 def get_study(arg=None):
-    studies = {None: sources, "forms": forms, "confirm": confirm}
+    studies = {None: sources, "forms": forms, "doses": doses, "confirm": confirm}
     if arg not in studies:
         raise ValueError(
-            "the argument of configs/studies/what_works.py is 'forms' or 'confirm', "
-            f"got {arg!r}"
+            "the argument of configs/studies/what_works.py is 'forms', 'doses' or "
+            f"'confirm', got {arg!r}"
         )
     return studies[arg]()
 
 
-def sources() -> Study:
-    """What is compared with what."""
-    strong = {"weight": WEIGHT}
-    controls = chain(
-        introspective("permuted", component="permuted", **strong),
-        introspective("weight rows", source="weight_rows", **strong),
-        introspective("random network", source="random_network", **strong),
-        introspective("confusion", source="confusion", temperature=1.0, **strong),
-        introspective("entropy-matched", source="entropy_matched", **strong),
+def explanations(weight: float):
+    """The two explanations that are compared with the controls."""
+    return chain(
+        introspective("gradient", weight=weight),
+        introspective("Grad-CAM", explanation="grad_cam", weight=weight),
+    )
+
+
+def smoothing(weight: float):
+    """The controls that any soft target must beat: it says more than these."""
+    return chain(
+        introspective("weight rows", source="weight_rows", weight=weight),
+        introspective("entropy-matched", source="entropy_matched", weight=weight),
+        introspective("permuted", component="permuted", weight=weight),
         point(
             "complement entropy",
             {
                 "method.name": "complement_entropy",
-                "method.complement_entropy.weight": WEIGHT,
+                "method.complement_entropy.weight": weight,
             },
         ),
+    )
+
+
+def sources() -> Study:
+    """What is compared with what."""
+    controls = chain(
+        smoothing(WEIGHT),
+        introspective("random network", source="random_network", weight=WEIGHT),
+        introspective("confusion", source="confusion", temperature=1.0, weight=WEIGHT),
     )
     return Study(
         question="What works in introspective learning: the explanation, or smoothing?",
@@ -55,13 +70,7 @@ def sources() -> Study:
             "sources show, whether they help or harm. `confusion` compares mean "
             "log-probabilities, at a temperature of one."
         ),
-        arms=chain(
-            STANDARD,
-            KD,
-            introspective("gradient", **strong),
-            introspective("Grad-CAM", explanation="grad_cam", **strong),
-            controls,
-        ),
+        arms=chain(STANDARD, KD, explanations(WEIGHT), controls),
         seeds=range(5),
         baseline="standard",
         controls=["kd"],
@@ -114,22 +123,53 @@ def forms() -> Study:
     )
 
 
-def confirm() -> Study:
-    """The arms of `sources` that decide, with seeds of their own."""
-    study = sources()
-    kept = (
-        "standard",
-        "kd",
-        "gradient",
-        "Grad-CAM",
-        "weight rows",
-        "entropy-matched",
+def doses() -> Study:
+    """Sources and controls at the same three weights."""
+
+    def at(weight: float):
+        arms = chain(explanations(weight), smoothing(weight))
+        return chain(*(point(f"{arm.name} {weight:g}", arm.fields) for arm in arms))
+
+    def contrasts(weight: float):
+        controls = [arm.name for arm in smoothing(weight)]
+        return [
+            (f"{arm.name} {weight:g}", f"{control} {weight:g}")
+            for arm in explanations(weight)
+            for control in controls
+        ]
+
+    return Study(
+        question="Does the explanation do more than smoothing, at any weight?",
+        config=LITTLE,
+        data=LITTLE_DATA,
+        about=(
+            "Each source of the soft target at three weights, the number behind its "
+            "name; all else as in `what_works`."
+        ),
+        arms=chain(STANDARD, KD, *(at(weight) for weight in DOSES)),
+        seeds=range(3),
+        baseline="standard",
+        controls=["kd"],
+        contrasts=[pair for weight in DOSES for pair in contrasts(weight)],
     )
-    return dataclasses.replace(
-        study,
+
+
+def confirm() -> Study:
+    """What decides, at the weight that is the default, with seeds of its own."""
+    controls = smoothing(0.1)[:3]
+    tested = explanations(0.1)
+    return Study(
         question="Is it the explanation, or smoothing? With seeds enough for half a "
         "point",
-        arms=tuple(arm for arm in study.arms if arm.name in kept),
+        config=LITTLE,
+        data=LITTLE_DATA,
+        about=(
+            "The default weight, 0.1, and seeds that no choice was made with; all else "
+            "as in `what_works`."
+        ),
+        arms=chain(STANDARD, KD, tested, controls),
         seeds=range(20, 43),
-        contrasts=[pair for pair in study.contrasts if set(pair) <= set(kept)],
+        baseline="standard",
+        controls=["kd"],
+        contrasts=[(arm.name, control.name) for arm in tested for control in controls],
     )

@@ -1,14 +1,14 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import TinyBackbone
+from tiny import build_tiny
 
 from introspect_jax import models
 from introspect_jax.explain.checks import check_independent
 
 
 def test_train_mode_batch_normalisation_is_found():
-    model = models.Classifier(TinyBackbone(), 4)
+    model = build_tiny("tiny", 4)
     images = jax.random.normal(jax.random.key(0), (6, 8, 8, 1))
     variables = model.init(jax.random.key(1), images, train=True)
     check_independent(jax.jit(models.make_logits_fn(model, variables)), images)

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conftest import TinyBackbone
+from tiny import build_tiny
 
-from introspect_jax import methods, models
+from introspect_jax import methods
 from introspect_jax.config import default_config
 from introspect_jax.data.batches import Order
 from introspect_jax.methods import Context, Teacher
@@ -15,7 +15,7 @@ CLASSES = 4
 
 def teacher(classes=CLASSES):
     """Random values; what it would say of a class on average is made up."""
-    model = models.Classifier(TinyBackbone(), classes)
+    model = build_tiny("tiny", classes)
     images = jnp.zeros((1, 8, 8, 1))
     variables = model.init(jax.random.key(7), images, train=True)
     kernel = variables["params"]["head"]["kernel"]
@@ -27,7 +27,7 @@ def teacher(classes=CLASSES):
 def context(classes=CLASSES, **changes):
     labels = np.arange(24) % classes
     fields = {
-        "model": models.Classifier(TinyBackbone(), classes),
+        "model": build_tiny("tiny", classes),
         "num_classes": classes,
         "image_shape": (8, 8, 1),
         "total_steps": 100,

@@ -76,11 +76,11 @@ def verdict(part: Part) -> str:
     if part["informative"]:
         helping = " and ".join(f"`{name}`" for name in part["helping_controls"])
         return (
-            f"**Positive control: {shown}. {helping} helps, after correction too: a "
-            "difference can be seen here.**"
+            f"**Positive control: {shown}. {helping} helps, so a difference can be "
+            "seen here.**"
         )
     return (
-        f"**Positive control: {shown}. None helps after correction, so null results "
+        f"**Positive control: {shown}. None can be told from no help, so null results "
         "here are uninformative.**"
     )
 

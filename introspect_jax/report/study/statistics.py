@@ -28,7 +28,8 @@ def summarise(collected: Collected) -> dict[str, Any]:
 
     All accuracies and errors are fractions; differences are paired by seed, of the last
     step; p-values are corrected by Holm over all differences of a setting, metric by
-    metric. A setting is informative if a positive control is better after correction.
+    metric. A setting is informative if a positive control is better; what it is for is
+    known beforehand, so it is corrected for the number of controls alone.
     """
     study = collected.study
     settings = [_setting(collected, name) for name in study["settings"]]
@@ -69,12 +70,12 @@ def _setting(collected: Collected, setting: str) -> dict[str, Any]:
         corrected = holm([row[f"{metric}_difference"]["p"] for row in compared])
         for row, p in zip(compared, corrected, strict=True):
             row[f"{metric}_p_holm"] = float(p)
+    controls = [row for row in rows if row["control"]]
+    corrected = holm([row["top1_difference"]["p"] for row in controls])
     helping = [
         row["arm"]
-        for row in rows
-        if row["control"]
-        and row["top1_difference"]["mean"] > 0
-        and row["top1_p_holm"] < SIGNIFICANT
+        for row, p in zip(controls, corrected, strict=True)
+        if row["top1_difference"]["mean"] > 0 and p < SIGNIFICANT
     ]
     return {
         "setting": setting,
