@@ -14,7 +14,7 @@ from etils import epath
 from introspect_jax.errors import Stopped, UserError
 from introspect_jax.train.checkpoint import Checkpoints, Meta
 from introspect_jax.train.experiment import Experiment
-from introspect_jax.train.processes import STOPPED, Watchdog, leave
+from introspect_jax.train.processes import STOPPED, Watchdog, leave, wait_for_all
 from introspect_jax.train.progress import Metrics, Reporter
 from introspect_jax.train.state import TrainState, deployed_variables, state_sha256
 
@@ -178,6 +178,7 @@ def _run_steps(
             break
         if stopping:
             checkpoints.wait()
+            wait_for_all("stopped")  # a scheduler may kill the others when one ends
             raise Stopped(f"stopped at step {step} of {config.total_steps}")
         state, values = train_step(state, next(batches))
         # Wait for the step before, so that at most two are under way; its metrics stay

@@ -160,7 +160,7 @@ def test_what_is_said(written):
     text = (written[0] / "README.md").read_text()
     assert "# Does it help?" in text
     assert "**Positive control: helps +1" in text
-    assert "`helps` helps, after correction too" in text
+    assert "`helps` helps, so a difference" in text
     assert "`helps` is better than `standard`" in text
     assert "`same`: no difference to `standard` can be seen" in text
     assert "`worse` is worse than `standard`" in text
