@@ -64,9 +64,7 @@ def measure(name: str, changes: dict) -> dict:
     )
     batch = next(experiment.batches(0))
     began = time.monotonic()
-    compiled = experiment.train_step.lower(
-        experiment.abstract_state(), batch
-    ).compile()
+    compiled = experiment.train_step.lower(experiment.abstract_state(), batch).compile()
     seconds = time.monotonic() - began
     memory = compiled.memory_analysis()
     gib = {

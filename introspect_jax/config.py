@@ -39,6 +39,7 @@ def default_config() -> ConfigDict:
                 "name": "resnet20",
                 "stem": "small",
                 "dtype": "float32",
+                "norm": "batch",
                 "remat": False,  # blocks are computed again for gradients: less memory
             },
             "data": {
@@ -126,7 +127,7 @@ def validate(config: ConfigDict) -> None:
     _check_teacher(config)
     # The pictures of every run explain by these options, whatever its method.
     explaining.check_explanation(config.method.introspective)
-    models.build(config.model.name, 2, stem=config.model.stem, dtype=config.model.dtype)
+    models.build(**config.model, num_classes=2)
     optimizer.check(config.optimizer)
     parallel.check(config.parallel, config.batch_size)
     replicas = config.parallel.replicas if config.parallel.mode == "pmapped" else 1

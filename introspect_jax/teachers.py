@@ -92,12 +92,8 @@ def find(
             loaded.append(found)
         return loaded[0]
 
-    model = models.build(
-        taught.model.name,
-        dataset.num_classes,
-        stem=taught.model.stem,
-        dtype=taught.model.dtype,
-    )
+    model = models.build(**taught.model, num_classes=dataset.num_classes)
+
     return Teacher(
         model=model,
         variables=lambda: load().variables,

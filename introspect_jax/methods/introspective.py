@@ -63,6 +63,8 @@ def default_config() -> ConfigDict:
     is explained is an exponential average of the one in training; with
     `remove_class_mean` the running mean of its class is taken off each example's
     similarities, which leaves what is specific to it.
+    Every `explain_every`-th example of a batch is explained and has a soft target; the
+    others cost what they cost in standard training.
     Samples and steps are far fewer than for a single explanation: each costs as much as
     a step of training does.
 
@@ -88,6 +90,7 @@ def default_config() -> ConfigDict:
             "temperature": 0.5,
             "support": "others",
             "weight": 0.1,
+            "explain_every": 1,
             "student_temperature": 1.0,
             "ramp_up": 0.2,
             "ramp_down": 0.0,
@@ -111,6 +114,7 @@ def make(config: ConfigDict, context: Context) -> Method:
     check(config, context.num_classes)
     source, name = config.source, config.component
     final, student_temperature = config.weight, config.student_temperature
+    every = config.explain_every
     ramp_steps = max(1.0, config.ramp_up * context.total_steps)
     down_steps = max(1.0, config.ramp_down * context.total_steps)
 
@@ -205,8 +209,12 @@ def make(config: ConfigDict, context: Context) -> Method:
         return part, method_state
 
     def loss(params, model_state, method_state, batch, step, key):
-        labels = batch["label"]
-        logits, new_state = forward(context.model, params, model_state, batch["image"])
+        all_labels = batch["label"]
+        all_logits, new_state = forward(
+            context.model, params, model_state, batch["image"]
+        )
+        logits, labels = all_logits[::every], all_labels[::every]
+        batch = batch | {n: batch[n][::every] for n in ("image", "label", "index")}
         # Explained under the statistics from before this step: nobody's batch mates
         # are in them. The parameters are constants here, which spares the trace of
         # second derivatives that the stopped target would throw away.
@@ -245,7 +253,9 @@ def make(config: ConfigDict, context: Context) -> Method:
             losses = total * cross_entropy(logits, target.probs)
             metrics |= describe_target(target, labels)
         shares = {"weight": weight, "loss_weights": total}
-        value, means = averaged(logits, labels, losses, metrics | shares)
+        if every > 1:
+            losses = cross_entropy(all_logits, all_labels).at[::every].set(losses)
+        value, means = averaged(all_logits, all_labels, losses, metrics | shares)
         return value, (new_state, method_state, means)
 
     return Method(
@@ -290,6 +300,11 @@ def check(config: ConfigDict, num_classes: int) -> None:
         raise UserError(
             "method.introspective.component=ground_truth needs a target that has mass "
             "on the label; use --config.method.introspective.support=all"
+        )
+    if config.explain_every < 1:
+        raise UserError(
+            "method.introspective.explain_every must be at least 1, got "
+            f"{config.explain_every}"
         )
     if config.explained_decay and not config.stop_gradient:
         raise UserError(

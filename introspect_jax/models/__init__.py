@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from introspect_jax.errors import UserError, unknown
-from introspect_jax.models.classifier import Classifier
+from introspect_jax.models.classifier import NORMS, Classifier
 from introspect_jax.models.resnet import ResNet
 from introspect_jax.models.small_resnet import SmallResNet
 from introspect_jax.models.wide_resnet import WideResNet
@@ -42,6 +42,7 @@ def build(
     stem: str = "small",
     dtype: str = "float32",
     remat: bool = False,
+    norm: str = "batch",
 ) -> Classifier:
     """The network of that name.
 
@@ -56,10 +57,13 @@ def build(
         statistics and the last layer are float32 whatever it is.
       remat: whether blocks are computed again when gradients need what is inside of
         them, instead of being kept. The numbers are the same.
+      norm: `"batch"` or `"group"` normalisation.
 
     Raises:
-      UserError: a name, stem or dtype that does not exist.
+      UserError: a name, stem, dtype or norm that does not exist.
     """
+    if norm not in NORMS:
+        raise UserError(unknown("model norm", norm, NORMS))
     if dtype not in _DTYPES:
         raise UserError(unknown("model dtype", dtype, _DTYPES))
     if stem not in _STEMS:
@@ -73,18 +77,16 @@ def build(
                 f"model {name!r}: the depth must be 6n + 4 (10, 16, 22, 28, ...) and "
                 f"the width at least 1, got {depth} and {width}"
             )
-        backbone = WideResNet((depth - 4) // 6, width, dtype=kind, remat=remat)
+        backbone = WideResNet((depth - 4) // 6, width, kind, remat, norm)
     elif (match := re.fullmatch(r"resnet(\d+)", name)) and int(match[1]) in (
         *_SMALL_DEPTHS,
         *_IMAGENET_DEPTHS,
     ):
         depth = int(match[1])
         if depth in _SMALL_DEPTHS:
-            backbone = SmallResNet((depth - 2) // 6, dtype=kind, remat=remat)
+            backbone = SmallResNet((depth - 2) // 6, kind, remat, norm)
         else:
-            backbone = ResNet(
-                depth, small_stem=stem == "small", dtype=kind, remat=remat
-            )
+            backbone = ResNet(depth, stem == "small", kind, remat, norm)
     else:
         raise UserError(unknown("model", name, NAMES))
     return Classifier(backbone, num_classes)

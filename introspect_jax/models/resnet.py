@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from introspect_jax.models.classifier import batch_norm, conv, run_block
+from introspect_jax.models.classifier import conv, normalization, run_block
 
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
@@ -19,12 +19,14 @@ class ResNet(nn.Module):
       small_stem: one 3x3 convolution instead of 7x7 with stride 2 and max-pooling.
       dtype: of the activations.
       remat: see `models.build`.
+      norm: see `models.build`.
     """
 
     depth: int
     small_stem: bool
     dtype: Any = jnp.float32
     remat: bool = False
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -32,7 +34,7 @@ class ResNet(nn.Module):
             x = conv(64, 3, 1, self.dtype, "stem")(x)
         else:
             x = conv(64, 7, 2, self.dtype, "stem")(x)
-        x = nn.relu(batch_norm(train, self.dtype, "stem_norm")(x))
+        x = nn.relu(normalization(self, train, "stem_norm")(x))
         if not self.small_stem:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         for stage, blocks in enumerate(_STAGES[self.depth]):
@@ -54,9 +56,9 @@ def _block(
     y = x
     for i, (size, features, step) in enumerate(layers):
         y = conv(features, size, step, self.dtype, f"{name}_conv{i}")(y)
-        y = batch_norm(train, self.dtype, f"{name}_norm{i}")(y)
+        y = normalization(self, train, f"{name}_norm{i}")(y)
         y = y if i == len(layers) - 1 else nn.relu(y)
     if x.shape != y.shape:
         x = conv(y.shape[-1], 1, stride, self.dtype, f"{name}_proj")(x)
-        x = batch_norm(train, self.dtype, f"{name}_proj_norm")(x)
+        x = normalization(self, train, f"{name}_proj_norm")(x)
     return nn.relu(x + y)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from introspect_jax.models.classifier import batch_norm, conv, run_block
+from introspect_jax.models.classifier import conv, normalization, run_block
 
 
 def pad_shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
@@ -22,11 +22,12 @@ class SmallResNet(nn.Module):
     blocks: int
     dtype: Any = jnp.float32
     remat: bool = False
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = conv(16, 3, 1, self.dtype, "stem")(x)
-        x = nn.relu(batch_norm(train, self.dtype, "stem_norm")(x))
+        x = nn.relu(normalization(self, train, "stem_norm")(x))
         for stage, features in enumerate((16, 32, 64)):
             for block in range(self.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
@@ -39,7 +40,7 @@ def _block(
     self: SmallResNet, x: jax.Array, train: bool, features: int, stride: int, name: str
 ) -> jax.Array:
     y = conv(features, 3, stride, self.dtype, f"{name}_conv0")(x)
-    y = nn.relu(batch_norm(train, self.dtype, f"{name}_norm0")(y))
+    y = nn.relu(normalization(self, train, f"{name}_norm0")(y))
     y = conv(features, 3, 1, self.dtype, f"{name}_conv1")(y)
-    y = batch_norm(train, self.dtype, f"{name}_norm1")(y)
+    y = normalization(self, train, f"{name}_norm1")(y)
     return nn.relu(y + pad_shortcut(x, features, stride))

@@ -70,12 +70,8 @@ def _untrained(config: ConfigDict, dataset: Dataset) -> Teacher | None:
     taught = teacher_config(config)
     if config.method.teacher:
         taught = load_config(config.method.teacher)
-    model = models.build(
-        taught.model.name,
-        dataset.num_classes,
-        stem=taught.model.stem,
-        dtype=taught.model.dtype,
-    )
+    model = models.build(**taught.model, num_classes=dataset.num_classes)
+
     images = np.zeros((1, *dataset.image_shape), np.float32)
     classes = dataset.num_classes
     return Teacher(

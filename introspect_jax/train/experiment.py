@@ -243,13 +243,7 @@ def build(
             "examples"
         )
     order = Order(config.seed, examples, config.batch_size)
-    model = models.build(
-        config.model.name,
-        dataset.num_classes,
-        stem=config.model.stem,
-        dtype=config.model.dtype,
-        remat=config.model.remat,
-    )
+    model = models.build(**config.model, num_classes=dataset.num_classes)
     method = methods.make(
         config.method,
         Context(
