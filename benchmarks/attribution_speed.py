@@ -26,14 +26,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import captum
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from absl import app, flags
 from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from rich.console import Console
 from rich.table import Table
-from torch_models import from_flax
+from torch_models import drawn_variables, from_flax
 
 from introspect_jax.explain.attribution import explain_fn
 from introspect_jax.explain.similarity import class_similarity
@@ -195,18 +194,9 @@ class Captum:
 
 
 def make_problem(name: str, classes: int, batch: int) -> Problem:
-    """Weights whose BatchNorm changes something, as after training; random images."""
-    variables = build(name, classes).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    """Random weights and images."""
     generator = np.random.RandomState(1)
-
-    def redraw(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return generator.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        if path[-1].key in ("bias", "mean"):
-            return generator.normal(0, 0.1, leaf.shape).astype(np.float32)
-        return np.asarray(leaf)
-
-    variables = jax.tree_util.tree_map_with_path(redraw, variables)
+    variables = drawn_variables(name, classes, generator)
     images = generator.normal(size=(batch, 32, 32, 3)).astype(np.float32)
     return Problem(
         name, classes, variables, images, generator.randint(classes, size=batch)
