@@ -11,13 +11,10 @@ wait for each other, and took up to 20 times as long, which would flatter this p
 """
 
 import dataclasses
-import datetime
-import json
 import os
 import pathlib
 import statistics
 import sys
-import time
 from collections.abc import Callable
 
 # No accelerator: PyTorch's side would not use it.
@@ -32,6 +29,7 @@ from absl import app, flags
 from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from rich.console import Console
 from rich.table import Table
+from timing import record, seconds
 from torch_models import drawn_variables, from_flax
 
 from introspect_jax.explain.attribution import explain_fn
@@ -245,12 +243,6 @@ def compare(problem: Problem) -> dict[str, float]:
     return differences
 
 
-def seconds(function: Callable) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
-
-
 def fastest(problem: Problem) -> tuple[Captum, Captum, Ours]:
     """captum's side set for single gradients, both sides set for many points an image.
 
@@ -336,25 +328,12 @@ def show(rows: list[dict]) -> None:
 
 def main(_):
     torch.set_num_threads(os.cpu_count())
-    load, rows = os.getloadavg()[0], []
+    rows = []
     for model in FLAGS.models:
         name, classes, batch = model.split(":")
         rows += measure(name, int(classes), int(batch))
     show(rows)
-    if FLAGS.json:
-        result = {
-            "command": "python benchmarks/attribution_speed.py "
-            + " ".join(sys.argv[1:]),
-            "date": datetime.date.today().isoformat(),
-            "device": jax.devices()[0].device_kind,
-            "host_cpus": os.cpu_count(),
-            "load_average_before": load,
-            "jax": jax.__version__,
-            "torch": torch.__version__,
-            "captum": captum.__version__,
-            "rows": rows,
-        }
-        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+    record(FLAGS.json, rows, torch=torch.__version__, captum=captum.__version__)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from absl import app, flags
+from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("repeats", 3, "Pairs of processes that train.")
@@ -167,6 +167,7 @@ def main(_):
     if FLAGS.first_step:
         first_step(pathlib.Path(FLAGS.first_step))
         return
+    logging.set_verbosity(logging.WARNING)
     rows = measure_imports() + measure_starts()
     for row in rows:
         row["met"] = None if row["goal"] is None else row["ratio"] <= row["goal"]

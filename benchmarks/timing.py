@@ -88,9 +88,9 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
     for row in rows:
         table.add_row(*row)
     console = Console()
-    # Piped into a file a console has 80 columns, and would cut the rest off.
     if not console.is_terminal:
-        console.width = max(console.width, console.measure(table).maximum)
+        # A file has no width; a console takes 80 columns, and would cut the rest off.
+        console.width = Console(width=1000).measure(table).maximum
     console.print(table)
 
 

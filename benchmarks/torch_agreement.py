@@ -88,7 +88,8 @@ def compare(model_name: str, classes: int, make_config) -> dict[str, float]:
     model = models.build(model_name, classes)
     # `build` knows no float64, which is of no use but here.
     model = model.clone(backbone=model.backbone.clone(dtype=np.float64))
-    ways = {"standard": [None], "introspective": list(torch_training.WAYS)}
+    ways = [(way, False) for way in torch_training.WAYS] + [("forward mode", True)]
+    ways = {"standard": [(None, False)], "introspective": ways}
     found: dict[str, float] = {}
     with (
         jax.enable_x64(True),
@@ -104,7 +105,7 @@ def compare(model_name: str, classes: int, make_config) -> dict[str, float]:
             ours = Ours(build(config, dataset, jax.devices()[:1]), exact)
             pool, index = torch_batch(ours.batch)
             ours()
-            for way in kinds:
+            for way, plain in kinds:
                 theirs = torch_training.Step(
                     from_flax(model_name, exact),
                     pool,
@@ -112,6 +113,7 @@ def compare(model_name: str, classes: int, make_config) -> dict[str, float]:
                     config,
                     way=way,
                     dtype=torch.float64,
+                    plain=plain,
                 )
                 for name, value in differences(model_name, ours, theirs).items():
                     found[name] = max(found.get(name, 0.0), value)

@@ -64,6 +64,33 @@ def forward_mode(net: nn.Module, images: torch.Tensor, labels: torch.Tensor):
     return torch.func.jvp(logits_fn, (images,), (own,))[1]
 
 
+class PlainNorm(nn.Module):
+    """A BatchNorm under its running statistics, in elementary operations.
+
+    `torch.compile` makes one kernel of them, and has an internal error where it meets
+    `torch.func.jvp` of `F.batch_norm`.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        norm = self.norm
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        wide = x * scale[:, None, None] + shift[:, None, None]
+        return wide.to(x.dtype)
+
+
+def plain_norms(net: nn.Module) -> None:
+    """Replaces every BatchNorm of the network."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, PlainNorm(child))
+
+
 WAYS = {
     "every class": every_class,
     "twice backward": twice_backward,
@@ -108,6 +135,7 @@ class Step:
         way: str | None = None,
         dtype: torch.dtype = torch.float32,
         compiled: bool = False,
+        plain: bool = False,
     ):
         """
         Args:
@@ -119,6 +147,7 @@ class Step:
           dtype: of the network: bfloat16 is by `torch.autocast`.
           compiled: by `torch.compile`: loss and explanation; not the update, a single
             kernel anyhow.
+          plain: explains through `PlainNorm`, as `compiled` does whatever this is.
         """
         self.config, self.way, self.target = config, way, None
         self.pool = [array.to(DEVICE) for array in pool]
@@ -145,6 +174,8 @@ class Step:
         self.precision = contextlib.nullcontext
         if dtype == torch.bfloat16:
             self.precision = lambda: torch.autocast(DEVICE.type, torch.bfloat16)
+        if compiled or plain:
+            plain_norms(self.explained)
         make: Callable = torch.compile if compiled else lambda function: function
         self.augmented = make(self._augmented)
         self.loss = make(self._loss)
