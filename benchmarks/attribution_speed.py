@@ -11,13 +11,10 @@ wait for each other, and took up to 20 times as long, which would flatter this p
 """
 
 import dataclasses
-import datetime
-import json
 import os
 import pathlib
 import statistics
 import sys
-import time
 from collections.abc import Callable
 
 # No accelerator: PyTorch's side would not use it.
@@ -26,14 +23,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import captum
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from absl import app, flags
 from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from rich.console import Console
 from rich.table import Table
-from torch_models import from_flax
+from timing import record, seconds
+from torch_models import drawn_variables, from_flax
 
 from introspect_jax.explain.attribution import explain_fn
 from introspect_jax.explain.similarity import class_similarity
@@ -195,18 +192,9 @@ class Captum:
 
 
 def make_problem(name: str, classes: int, batch: int) -> Problem:
-    """Weights whose BatchNorm changes something, as after training; random images."""
-    variables = build(name, classes).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    """Random weights and images."""
     generator = np.random.RandomState(1)
-
-    def redraw(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return generator.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        if path[-1].key in ("bias", "mean"):
-            return generator.normal(0, 0.1, leaf.shape).astype(np.float32)
-        return np.asarray(leaf)
-
-    variables = jax.tree_util.tree_map_with_path(redraw, variables)
+    variables = drawn_variables(name, classes, generator)
     images = generator.normal(size=(batch, 32, 32, 3)).astype(np.float32)
     return Problem(
         name, classes, variables, images, generator.randint(classes, size=batch)
@@ -253,12 +241,6 @@ def compare(problem: Problem) -> dict[str, float]:
                 )
             differences[method] = apart
     return differences
-
-
-def seconds(function: Callable) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
 
 
 def fastest(problem: Problem) -> tuple[Captum, Captum, Ours]:
@@ -346,25 +328,12 @@ def show(rows: list[dict]) -> None:
 
 def main(_):
     torch.set_num_threads(os.cpu_count())
-    load, rows = os.getloadavg()[0], []
+    rows = []
     for model in FLAGS.models:
         name, classes, batch = model.split(":")
         rows += measure(name, int(classes), int(batch))
     show(rows)
-    if FLAGS.json:
-        result = {
-            "command": "python benchmarks/attribution_speed.py "
-            + " ".join(sys.argv[1:]),
-            "date": datetime.date.today().isoformat(),
-            "device": jax.devices()[0].device_kind,
-            "host_cpus": os.cpu_count(),
-            "load_average_before": load,
-            "jax": jax.__version__,
-            "torch": torch.__version__,
-            "captum": captum.__version__,
-            "rows": rows,
-        }
-        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+    record(FLAGS.json, rows, torch=torch.__version__, captum=captum.__version__)
 
 
 if __name__ == "__main__":

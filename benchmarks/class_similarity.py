@@ -11,9 +11,6 @@ of turns. Where all classes at once need more memory than there is, they are exp
 time is null.
 """
 
-import datetime
-import json
-import os
 import pathlib
 import statistics
 import sys
@@ -25,8 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from rich.console import Console
-from rich.table import Table
+from timing import free_bytes, record, show
 
 from introspect_jax.explain.attribution import explain_fn
 from introspect_jax.explain.similarity import class_similarity
@@ -63,14 +59,6 @@ class Program:
         began = time.perf_counter()
         result = jax.block_until_ready(self.run(*self.arguments))
         return np.asarray(result), time.perf_counter() - began
-
-
-def free_bytes() -> float:
-    """Bytes that a program may use for temporaries."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return 0.9 * stats["bytes_limit"]
-    return 0.6 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def measure(classes: int, method: str) -> dict:
@@ -131,46 +119,35 @@ def measure(classes: int, method: str) -> dict:
     return row
 
 
-def show(rows: list[dict]) -> None:
-    table = Table(
-        title=f"ResNet-20, batch {FLAGS.batch_size}: constant cost, all K classes"
-    )
-    for column in ("K", "method", "FLOPs", "seconds", "MiB", "differ"):
-        left = column == "method"
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+def show_rows(rows: list[dict]) -> None:
+    lines = []
     for row in rows:
         slow, apart = row["seconds_all"], row["largest_difference"]
-        table.add_row(
-            str(row["classes"]),
-            row["method"],
-            f"{row['flops_ratio']:.0f}x",
-            f"{row['seconds_constant']:.3f}, "
-            + ("no room" if slow is None else f"{slow:.2f}"),
-            f"{row['temp_bytes_constant'] / 2**20:.0f}, "
-            f"{row['temp_bytes_all'] / 2**20:,.0f}",
-            "" if apart is None else f"{apart:.0e}",
+        lines.append(
+            (
+                str(row["classes"]),
+                row["method"],
+                f"{row['flops_ratio']:.0f}x",
+                f"{row['seconds_constant']:.3f}, "
+                + ("no room" if slow is None else f"{slow:.2f}"),
+                f"{row['temp_bytes_constant'] / 2**20:.0f}, "
+                f"{row['temp_bytes_all'] / 2**20:,.0f}",
+                "" if apart is None else f"{apart:.0e}",
+            )
         )
-    Console().print(table)
+    show(
+        f"ResNet-20, batch {FLAGS.batch_size}: constant cost, all K classes",
+        ("K", "method<", "FLOPs", "seconds", "MiB", "differ"),
+        lines,
+    )
 
 
 def main(_):
     rows = [
         measure(int(classes), method) for classes in FLAGS.classes for method in METHODS
     ]
-    show(rows)
-    if FLAGS.json:
-        result = {
-            "command": "python benchmarks/class_similarity.py "
-            + " ".join(sys.argv[1:]),
-            "date": datetime.date.today().isoformat(),
-            "device": jax.devices()[0].device_kind,
-            "host_cpus": os.cpu_count(),
-            "jax": jax.__version__,
-            "model": "resnet20",
-            "dtype": "float32",
-            "rows": rows,
-        }
-        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+    show_rows(rows)
+    record(FLAGS.json, rows, model="resnet20", dtype="float32")
 
 
 if __name__ == "__main__":

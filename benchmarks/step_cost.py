@@ -8,9 +8,6 @@ medians of the ratios of steps taken in turn. Where a step needs more memory tha
 is, its time is null: the analysis needs no run.
 """
 
-import datetime
-import json
-import os
 import pathlib
 import statistics
 import sys
@@ -19,13 +16,10 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
-import numpy as np
 from absl import app, flags, logging
-from rich.console import Console
-from rich.table import Table
+from timing import free_bytes, random_dataset, record, show
 
 from introspect_jax.config import default_config
-from introspect_jax.data.sources import Dataset, array_source
 from introspect_jax.train.experiment import build
 
 FLAGS = flags.FLAGS
@@ -77,30 +71,15 @@ class Step:
         return time.perf_counter() - began
 
 
-def memory_limit() -> float:
-    """Bytes that a step may use for temporaries."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return 0.9 * stats["bytes_limit"]
-    return 0.6 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def measure(classes: int) -> list[dict]:
     """A row for each method, relative to the first."""
-    generator = np.random.RandomState(0)
-    count = 2 * FLAGS.batch_size
-    images = generator.randint(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    source = array_source(images, generator.randint(classes, size=count))
-    names = tuple(str(i) for i in range(classes))
-    dataset = Dataset(
-        source, source.subset(np.arange(0)), source, names, images.shape[1:]
-    )
+    dataset = random_dataset(classes, 32, 2 * FLAGS.batch_size)
     rows, standard = [], None
     for method, similarity, norms in METHODS:
         step = Step(method, similarity, norms, dataset)
         standard = standard or step
         time_ratio = 1.0 if step is standard else None
-        if step is not standard and step.temp_bytes < memory_limit():
+        if step is not standard and step.temp_bytes < free_bytes():
             standard.seconds(), step.seconds()  # warm-up
             pairs = []
             for _ in range(FLAGS.repeats):
@@ -125,11 +104,8 @@ def measure(classes: int) -> list[dict]:
     return rows
 
 
-def show(rows: list[dict]) -> None:
-    table = Table(title=f"{FLAGS.model}, batch {FLAGS.batch_size}: ratios to standard")
-    for column in ("classes", "method", "FLOPs", "time", "memory", "MiB"):
-        left = column == "method"
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+def show_rows(rows: list[dict]) -> None:
+    lines = []
     for row in rows:
         name = row["method"]
         if row["similarity"]:
@@ -137,33 +113,28 @@ def show(rows: list[dict]) -> None:
         if name == "cosine":
             name += f" ({row['norms']})"
         taken = row["time_ratio"]
-        table.add_row(
-            str(row["classes"]),
-            name,
-            f"{row['flops_ratio']:.2f}x",
-            "no room" if taken is None else f"{taken:.2f}x",
-            f"{row['temp_bytes_ratio']:.2f}x",
-            f"{row['temp_mib']:,.0f}",
+        lines.append(
+            (
+                str(row["classes"]),
+                name,
+                f"{row['flops_ratio']:.2f}x",
+                "no room" if taken is None else f"{taken:.2f}x",
+                f"{row['temp_bytes_ratio']:.2f}x",
+                f"{row['temp_mib']:,.0f}",
+            )
         )
-    Console().print(table)
+    show(
+        f"{FLAGS.model}, batch {FLAGS.batch_size}: ratios to standard",
+        ("classes", "method<", "FLOPs", "time", "memory", "MiB"),
+        lines,
+    )
 
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
     rows = [row for classes in FLAGS.classes for row in measure(int(classes))]
-    show(rows)
-    if FLAGS.json:
-        result = {
-            "command": "python benchmarks/step_cost.py " + " ".join(sys.argv[1:]),
-            "date": datetime.date.today().isoformat(),
-            "device": jax.devices()[0].device_kind,
-            "host_cpus": os.cpu_count(),
-            "jax": jax.__version__,
-            "model": FLAGS.model,
-            "batch_size": FLAGS.batch_size,
-            "rows": rows,
-        }
-        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+    show_rows(rows)
+    record(FLAGS.json, rows, model=FLAGS.model, batch_size=FLAGS.batch_size)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,14 @@ copying the weights needs no table.
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from introspect_jax.models import build
 
 # name: (width of the first stage, blocks of each stage, is the shortcut a convolution)
 _KINDS = {"resnet20": (16, (3, 3, 3), False), "resnet18": (64, (2, 2, 2, 2), True)}
@@ -71,6 +75,20 @@ class ResNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+def drawn_variables(name: str, classes: int, generator: np.random.RandomState) -> Any:
+    """Flax variables whose BatchNorm changes something, as after training."""
+    variables = build(name, classes).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+    def redraw(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return generator.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        if path[-1].key in ("bias", "mean"):
+            return generator.normal(0, 0.1, leaf.shape).astype(np.float32)
+        return np.asarray(leaf)
+
+    return jax.tree_util.tree_map_with_path(redraw, variables)
+
+
 def from_flax(name: str, variables: Any) -> ResNet:
     """The same network with the same weights, for evaluation.
 
@@ -82,7 +100,8 @@ def from_flax(name: str, variables: Any) -> ResNet:
       ValueError: weights that have no place here.
     """
     params = {**variables["params"]["backbone"], "head": variables["params"]["head"]}
-    net = ResNet(name, params["head"]["bias"].shape[0])
+    bias = params["head"]["bias"]
+    net = ResNet(name, bias.shape[0]).to(torch.from_numpy(np.array(bias)).dtype)
     left = set(params)
     for path, module in net.named_modules():
         flax_name = path.replace(".", "_")

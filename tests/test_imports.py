@@ -69,6 +69,21 @@ def test_importing_the_package_brings_no_framework():
         "'tensorflow_datasets', 'orbax', 'optax', 'sklearn', 'torch'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
+    assert printed(program) == "[]"
+
+
+def test_training_needs_linen_and_no_other_framework():
+    """Flax's package loads its parts late: linen brings no NNX."""
+    program = (
+        "import sys, introspect_jax.run\n"
+        "unused = {'flax.nnx', 'tensorflow', 'haiku', 'equinox', 'torch'}\n"
+        "print(sorted((unused | {'flax.linen'}) & set(sys.modules)))"
+    )
+    assert printed(program) == "['flax.linen']"
+
+
+def printed(program: str) -> str:
+    """What the program prints in a process of its own."""
     found = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -76,4 +91,4 @@ def test_importing_the_package_brings_no_framework():
         text=True,
         check=True,
     )
-    assert found.stdout.strip() == "[]"
+    return found.stdout.strip()

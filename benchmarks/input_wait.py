@@ -1,0 +1,137 @@
+"""The share of training that is spent waiting for data.
+
+    TFDS_DATA_DIR=DIR python benchmarks/input_wait.py --json=FILE
+
+ResNet-8 on CIFAR-10 at 16x16 pixels, standard training, whose steps are the shortest;
+the training split on the device, and the same split streamed (read, decoded, resized)
+while training. Steps follow each other as in `train`: the next batch is asked for while
+a step is under way, and at most two are. What is timed is `next(batches)` against all
+of it, so time in which the device was busy with the step before counts as waiting too.
+The two loops take turns; how much longer a streamed step takes is a row of its own,
+since readers also take processors away from a network that is trained on them.
+
+The steps run under `jax.transfer_guard_device_to_host("disallow")`, which stops
+whatever fetches a value (on CPU it never acts: there `tests/train/test_loop_is_quiet`
+tests the loop itself). Programs compiled while steps are timed are counted: there must
+be none.
+"""
+
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+from absl import app, flags, logging
+from timing import median_ratio, record, show
+
+from configs import cifar10
+from introspect_jax.data import sources
+from introspect_jax.errors import UserError
+from introspect_jax.train.experiment import build
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("steps", 60, "Timed steps of a turn.")
+flags.DEFINE_integer("warm_up", 10, "Steps before them.")
+flags.DEFINE_integer("repeats", 5, "Turns.")
+flags.DEFINE_string("method", "standard", "Of training.")
+flags.DEFINE_string("json", None, "Where to write the rows.")
+
+GOALS = {"on the device": 0.02, "streamed": 0.05}
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class Loop:
+    """Training that goes on from turn to turn."""
+
+    def __init__(self, streamed: bool):
+        config = cifar10.get_config("quick")
+        config.method.name = FLAGS.method
+        if streamed:
+            config.data.device_megabytes = 0
+        # In the streamed loop images stay where they are until they are read.
+        self.experiment = build(config, sources.load(config.data), jax.devices()[:1])
+        assert self.experiment.streams == streamed
+        self.state = self.experiment.init_state()
+        self.batches = self.experiment.batches(0)
+        self.step, _ = self.experiment.compile(self.state, next(self.batches))
+        self.take(FLAGS.warm_up)
+
+    def take(self, steps: int) -> tuple[float, float]:
+        """Seconds of so many steps, and those of them spent in `next(batches)`."""
+        jax.block_until_ready(self.state)
+        began, waited, before = time.perf_counter(), 0.0, None
+        for _ in range(steps):
+            asked = time.perf_counter()
+            batch = next(self.batches)
+            waited += time.perf_counter() - asked
+            self.state, metrics = self.step(self.state, batch)
+            if before is not None:
+                jax.block_until_ready(before)
+            before = metrics["loss"]
+        jax.block_until_ready(self.state)
+        return time.perf_counter() - began, waited
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    loops = {"on the device": Loop(False), "streamed": Loop(True)}
+    compiled: list[float] = []
+
+    def listen(event: str, seconds: float, **_) -> None:
+        if event == COMPILED:
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in loops}
+    with jax.transfer_guard_device_to_host("disallow"):
+        for turn in range(FLAGS.repeats):
+            for name in list(loops)[:: 1 if turn % 2 == 0 else -1]:
+                taken[name].append(loops[name].take(FLAGS.steps))
+    if compiled:
+        raise SystemExit(f"{len(compiled)} programs were compiled after the warm-up")
+    whole = {name: [all_ for all_, _ in pairs] for name, pairs in taken.items()}
+    rows = [
+        {
+            "data": name,
+            "waiting": statistics.median(waited / all_ for all_, waited in pairs),
+            "goal": GOALS[name],
+            "step_ratio": median_ratio(whole[name], whole["on the device"]),
+            "step_seconds": statistics.median(whole[name]) / FLAGS.steps,
+            "compiled_after_warm_up": len(compiled),
+        }
+        for name, pairs in taken.items()
+    ]
+    show(
+        f"ResNet-8 at 16x16, {FLAGS.method}, {FLAGS.repeats} x {FLAGS.steps} steps",
+        ("data<", "waiting", "goal<", "a step", "compiled again"),
+        [
+            (
+                row["data"],
+                f"{100 * row['waiting']:.2f} %",
+                f"below {100 * row['goal']:g} %: "
+                + ("met" if row["waiting"] < row["goal"] else "MISSED"),
+                f"{row['step_ratio']:.2f}x",
+                str(row["compiled_after_warm_up"]),
+            )
+            for row in rows
+        ],
+    )
+    record(
+        FLAGS.json,
+        rows,
+        method=FLAGS.method,
+        steps=FLAGS.steps,
+        repeats=FLAGS.repeats,
+        data_dir_set=bool(os.environ.get("TFDS_DATA_DIR")),
+    )
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,216 @@
+"""Several seeds in one program against one seed after the other: is it faster?
+
+    python benchmarks/seeds.py --json=FILE
+
+Whole introspective training steps of S seeds, each with its own weights, order and
+augmentation. One after the other: S calls of the training step. In one program:
+`vmap`, the step mapped over the seeds; and `devices`, the seeds divided among the
+devices (on CPU two virtual ones), each of which takes one after the other. First all
+must give the same gradients, then they take turns; ratios are medians.
+"""
+
+import os
+import pathlib
+import statistics
+import sys
+
+# Of the host only; an accelerator is as it is.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+)
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags, logging
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from timing import median_ratio, random_dataset, record, show, take_turns
+
+from introspect_jax.config import default_config
+from introspect_jax.train.experiment import Experiment, build
+from introspect_jax.train.parallel import replicated
+from introspect_jax.train.state import init_state
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("models", ["resnet8:16", "resnet20:32"], "Networks, name:pixels.")
+flags.DEFINE_list("seeds", ["2", "4"], "How many.")
+flags.DEFINE_integer("batch_size", 64, "Images a step of one seed.")
+flags.DEFINE_integer("repeats", 5, "Timed turns.")
+flags.DEFINE_string("json", None, "Where to write the rows.")
+
+TOLERANCE, MOST_SECONDS = 1e-3, 15.0
+WAYS = ("vmap", "devices")
+
+
+class OneByOne:
+    """A call of the training step for every seed."""
+
+    def __init__(self, experiments: list[Experiment]):
+        first = experiments[0]
+
+        def init(seed):
+            return init_state(first.method, first.optimizer, seed, averaged=False)
+
+        init = jax.jit(init, out_shardings=replicated(first.mesh))
+        self.states = [init(np.uint32(e.config.seed)) for e in experiments]
+        self.batches = [next(e.batches(0)) for e in experiments]
+        # Experiments that differ in their seed alone share one program.
+        self.run = experiments[0].train_step
+
+    def __call__(self) -> None:
+        both = zip(self.states, self.batches, strict=True)
+        self.states = [self.run(state, batch)[0] for state, batch in both]
+        jax.block_until_ready(self.states)
+
+
+class Together:
+    """One program for all seeds, whose states and batches are stacked in front.
+
+    It starts from the states that the seeds have when it is made.
+    """
+
+    def __init__(self, single: OneByOne, way: str):
+        devices = jax.devices()[: 1 if way == "vmap" else 2]
+        mesh = Mesh(np.asarray(devices), ("seed",))
+        divided = NamedSharding(mesh, PartitionSpec("seed"))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        states = jax.tree.map(lambda *leaves: np.stack(leaves), *single.states)
+        self.states = jax.device_put(states, divided)
+        self.batch, own = dict(single.batches[0]), ("index", "seed")
+        for name, value in self.batch.items():
+            if name in own:
+                value = np.stack([batch[name] for batch in single.batches])
+            # Through NumPy: the devices of another mesh have it now.
+            value = jax.tree.map(np.asarray, value)
+            place = divided if name in own else everywhere
+            self.batch[name] = jax.device_put(value, place)
+        axes = {name: 0 if name in own else None for name in self.batch}
+        # What is jitted, not the jitted function: that one is for other devices.
+        step = single.run.__wrapped__
+        function = jax.vmap(step, in_axes=(0, axes))
+        if way == "devices":
+
+            def some(states, batch):
+                def one(number):
+                    def pick(leaf):
+                        return leaf[number]
+
+                    mine = {name: pick(batch[name]) for name in own}
+                    return step(jax.tree.map(pick, states), batch | mine)
+
+                results = [one(number) for number in range(len(batch["seed"]))]
+                return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+            over_seeds = PartitionSpec("seed")
+            specs = {n: over_seeds if n in own else PartitionSpec() for n in axes}
+            # No replicated values are differentiated, so there is nothing to check.
+            function = jax.shard_map(
+                some,
+                mesh=mesh,
+                in_specs=(over_seeds, specs),
+                out_specs=over_seeds,
+                check_vma=False,
+            )
+        self.run = jax.jit(function, donate_argnums=0)
+
+    def __call__(self) -> None:
+        self.states, _ = self.run(self.states, self.batch)
+        jax.block_until_ready(self.states)
+
+
+def make_experiments(model: str, size: int, count: int) -> list[Experiment]:
+    """One for each seed, on the first device."""
+    dataset = random_dataset(10, size, 4 * FLAGS.batch_size)
+    experiments = []
+    for seed in range(count):
+        config = default_config()
+        config.seed = seed
+        config.batch_size = config.eval_batch_size = FLAGS.batch_size
+        config.model.name = model
+        config.data.validation_fraction = 0.0
+        config.data.augment.crop_padding = size // 8
+        config.data.augment.flip = True
+        experiments.append(build(config, dataset, jax.devices()[:1]))
+    return experiments
+
+
+def difference(single: OneByOne, together: Together) -> float:
+    """Of the gradients of all seeds, the norm of the difference over the norm.
+
+    The momentum after the first step is the gradient with its weight decay. Not leaf by
+    leaf: in float32 a ReLU input that is zero up to rounding may fall on either side.
+    """
+    wanted = [optax.tree.get(state.opt_state, "trace") for state in single.states]
+    wanted = jax.tree.map(lambda *leaves: np.stack(leaves), *wanted)
+    found = jax.device_get(optax.tree.get(together.states.opt_state, "trace"))
+    apart = optax.tree.norm(jax.tree.map(np.subtract, wanted, found))
+    return float(apart / optax.tree.norm(wanted))
+
+
+def measure(model: str, size: int, count: int) -> list[dict]:
+    """A row for each way to take them together."""
+    experiments = make_experiments(model, size, count)
+    single = OneByOne(experiments)
+    sides = {"one by one": single}
+    for way in WAYS:
+        if way == "devices" and jax.device_count() < 2:
+            print("one device: the seeds are not divided")
+            continue
+        sides[way] = Together(single, way)
+    for side in sides.values():
+        side()
+    rows = []
+    for way in sides.keys() - {"one by one"}:
+        apart = difference(single, sides[way])
+        if not apart <= TOLERANCE:
+            raise SystemExit(
+                f"{model}, {count} seeds: the gradients of {way!r} differ by "
+                f"{apart:.1e} of their norm, more than {TOLERANCE:.0e}"
+            )
+        rows.append({"way": way, "largest_difference": apart})
+    taken = take_turns(sides, FLAGS.repeats, most_seconds=MOST_SECONDS)
+    alone = taken["one by one"]
+    return [
+        {
+            "model": model,
+            "pixels": size,
+            "seeds": count,
+            **row,
+            "speedup": median_ratio(alone, taken[row["way"]]),
+            "seconds": statistics.median(taken[row["way"]]),
+            "seconds_one_by_one": statistics.median(alone),
+            "repeats": len(alone),
+        }
+        for row in sorted(rows, key=lambda row: WAYS.index(row["way"]))
+    ]
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    rows = []
+    for model in FLAGS.models:
+        name, size = model.split(":")
+        for count in FLAGS.seeds:
+            rows += measure(name, int(size), int(count))
+    show(
+        f"Steps of all seeds, batch {FLAGS.batch_size}: one by one over together",
+        ("network<", "pixels", "seeds", "together<", "faster", "differ"),
+        [
+            (
+                row["model"],
+                str(row["pixels"]),
+                str(row["seeds"]),
+                row["way"],
+                f"{row['speedup']:.2f}x",
+                f"{row['largest_difference']:.0e}",
+            )
+            for row in rows
+        ],
+    )
+    record(FLAGS.json, rows, batch_size=FLAGS.batch_size)
+
+
+if __name__ == "__main__":
+    app.run(main)

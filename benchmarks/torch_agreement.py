@@ -1,0 +1,157 @@
+"""Does a training step in PyTorch compute what it does here? In float64."""
+
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import torch_training
+from torch_models import drawn_variables, from_flax
+
+from introspect_jax import introspect, models
+from introspect_jax.data.sources import Dataset, array_source
+from introspect_jax.models import make_logits_fn
+from introspect_jax.train.experiment import Experiment, build
+
+CHECKED, TOLERANCE = 8, 1e-9
+
+
+class Ours:
+    """A training step of this package with its own state, from given variables."""
+
+    def __init__(self, experiment: Experiment, variables):
+        state = experiment.init_state()
+        variables = jax.tree.map(jnp.array, variables)
+        params = variables.pop("params")
+        # At the first step of all the weight of the introspective term is zero.
+        self.state = state.replace(
+            step=state.step + 1,
+            params=params,
+            model_state=variables,
+            opt_state=experiment.optimizer.init(params),
+        )
+        self.batch = next(experiment.batches(0))
+        self.run = experiment.train_step
+        self.metrics = None
+
+    def __call__(self) -> None:
+        self.state, self.metrics = self.run(self.state, self.batch)
+
+    def wait(self) -> None:
+        jax.block_until_ready((self.state, self.metrics))
+
+
+def torch_batch(batch) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """What `torch_training.Step` takes of a batch of this package."""
+    images, labels, index = (np.array(a) for a in (*batch["pool"], batch["index"]))
+    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    return (
+        (images, torch.from_numpy(labels.astype(np.int64))),
+        torch.from_numpy(index.astype(np.int64)),
+    )
+
+
+def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference, relative to the largest magnitude."""
+    theirs = theirs.detach().cpu()
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def compare(model_name: str, classes: int, make_config) -> dict[str, float]:
+    """The differences of one step in float64, without augmentation.
+
+    Not in float32: see `attribution_speed.compare`. The pixels are 0 and 255 and no
+    mean is taken off, so that both sides normalise them to the same values exactly.
+
+    Args:
+      model_name: of the network.
+      classes: its outputs.
+      make_config: method, batch size and whether to augment -> config of a step.
+
+    Returns:
+      `loss`, `gradient`, `parameters`, `running_mean` and `target`, the largest of all
+      ways to introspect; the momentum after the first step is the gradient with its
+      weight decay.
+
+    Raises:
+      SystemExit: one is above `TOLERANCE`, so that there is nothing to time.
+    """
+    generator = np.random.RandomState(1)
+    pixels = 255 * generator.randint(2, size=(CHECKED, 32, 32, 3))
+    source = array_source(pixels, generator.randint(classes, size=CHECKED))
+    names = tuple(str(i) for i in range(classes))
+    dataset = Dataset(source, source.subset(np.arange(0)), source, names, (32, 32, 3))
+    variables = drawn_variables(model_name, classes, generator)
+    exact = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables)
+    model = models.build(model_name, classes)
+    # `build` knows no float64, which is of no use but here.
+    model = model.clone(backbone=model.backbone.clone(dtype=np.float64))
+    ways = [(way, False) for way in torch_training.WAYS] + [("forward mode", True)]
+    ways = {"standard": [(None, False)], "introspective": ways}
+    found: dict[str, float] = {}
+    with (
+        jax.enable_x64(True),
+        mock.patch.object(models, "build", return_value=model),
+    ):
+        labels = source.take(np.arange(CHECKED))[1]
+        images = pixels / 255 / make_config("standard", CHECKED).data.std[0]
+        explained = make_logits_fn(model, exact)
+        target = jax.jit(lambda x: introspect(explained, x, labels).probs)(images)
+        for method, kinds in ways.items():
+            config = make_config(method, CHECKED, augmented=False)
+            config.data.mean = (0.0,)
+            ours = Ours(build(config, dataset, jax.devices()[:1]), exact)
+            pool, index = torch_batch(ours.batch)
+            ours()
+            for way, plain in kinds:
+                theirs = torch_training.Step(
+                    from_flax(model_name, exact),
+                    pool,
+                    index,
+                    config,
+                    way=way,
+                    dtype=torch.float64,
+                    plain=plain,
+                )
+                for name, value in differences(model_name, ours, theirs).items():
+                    found[name] = max(found.get(name, 0.0), value)
+                if way:
+                    wanted = torch.from_numpy(np.array(target))[index]
+                    value = apart(wanted, theirs.target)
+                    found["target"] = max(found.get("target", 0.0), value)
+    name, worst = max(found.items(), key=lambda item: item[1])
+    if not worst <= TOLERANCE:
+        raise SystemExit(
+            f"{classes} classes: the sides differ by {worst:.1e} of the largest value "
+            f"of {name}, more than {TOLERANCE:.0e}"
+        )
+    return found
+
+
+def differences(
+    model_name: str, ours: Ours, theirs: torch_training.Step
+) -> dict[str, float]:
+    """Of one step, after it was taken here and before it is there."""
+    loss, own_loss = theirs(), float(ours.metrics["loss"])
+    stats = ours.state.model_state
+    after = from_flax(model_name, {"params": ours.state.params, **stats})
+    trace = optax.tree.get(ours.state.opt_state, "trace")
+    like = from_flax(model_name, {"params": trace, **stats})
+    momentum = dict(like.named_parameters())
+    moments = theirs.optimizer.state
+    own = dict(after.named_parameters())
+    pairs = dict(theirs.net.named_parameters())
+    running = dict(after.named_buffers())
+    means = {n: b for n, b in theirs.net.named_buffers() if n.endswith("running_mean")}
+    return {
+        "loss": apart(torch.tensor(own_loss, dtype=torch.float64), loss),
+        "gradient": max(
+            apart(momentum[name], moments[p]["momentum_buffer"])
+            for name, p in pairs.items()
+        ),
+        "parameters": max(apart(own[name], p) for name, p in pairs.items()),
+        # Variances cannot agree: PyTorch keeps them with n / (n - 1), Flax without.
+        "running_mean": max(apart(running[name], b) for name, b in means.items()),
+    }
