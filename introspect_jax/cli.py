@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 from introspect_jax import methods
 from introspect_jax.config import default_config, fields, validate
 from introspect_jax.errors import Stopped, UserError, nearest
-from introspect_jax.train.processes import STOPPED, leave
+from introspect_jax.processes import STOPPED, leave
 
 FAILED, INTERRUPTED = 1, 130
 

@@ -13,12 +13,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from introspect_jax import teachers
+from introspect_jax import processes, teachers
 from introspect_jax.data import sources
 from introspect_jax.data.sources import Dataset
 from introspect_jax.machine import describe_device, describe_versions
 from introspect_jax.report import figures
-from introspect_jax.train import processes
 from introspect_jax.train.experiment import build
 from introspect_jax.train.files import write_json
 from introspect_jax.train.loop import never, train

@@ -17,6 +17,7 @@ from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.methods import Teacher
 from introspect_jax.models import make_logits_fn
+from introspect_jax.processes import is_first
 from introspect_jax.report.load import (
     Run,
     absolute,
@@ -25,7 +26,6 @@ from introspect_jax.report.load import (
     load_run,
 )
 from introspect_jax.train.files import write_json
-from introspect_jax.train.processes import is_first
 from introspect_jax.workdir import default_workdir
 
 _AGAIN = "If it is lost, remove its summary.json and run its own command again"

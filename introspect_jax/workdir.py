@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from introspect_jax.config import config_hash, default_config, fields, to_json
 from introspect_jax.errors import UserError
+from introspect_jax.processes import is_first
 from introspect_jax.train.files import write_text
-from introspect_jax.train.processes import is_first
 
 
 def default_workdir(name: str, config: ConfigDict) -> str:

@@ -31,9 +31,9 @@ flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 def main() -> None:
     name, config = cli.read_config()
     # Read late: a mistyped flag is answered before JAX is started.
+    from introspect_jax import processes
     from introspect_jax.machine import enable_compilation_cache
     from introspect_jax.run import run
-    from introspect_jax.train import processes
 
     enable_compilation_cache()
     processes.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)

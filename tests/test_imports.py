@@ -13,17 +13,20 @@ ALLOWED = {
     **{room: set() for room in GROUND},
     "introspection": {"explain", "objectives"},
     "keys": set(),
+    "processes": set(),
     "machine": {"introspect_jax"},
     "methods": GROUND | {"introspection", "keys"},
-    "train": GROUND | {"introspection", "keys", "methods"},
+    "train": GROUND | {"introspection", "keys", "methods", "processes"},
     "config": {"methods", "models", "train"},
     "report": GROUND | {"introspection", "methods", "train", "config"},
-    "workdir": {"config", "train"},
-    "teachers": GROUND | {"methods", "train", "report", "config", "workdir"},
-    "run": GROUND | {"methods", "train", "report", "workdir", "teachers", "machine"},
+    "workdir": {"config", "train", "processes"},
+    "teachers": GROUND
+    | {"methods", "train", "report", "config", "workdir", "processes"},
+    "run": GROUND
+    | {"methods", "train", "report", "workdir", "teachers", "machine", "processes"},
     "study": {"run", "teachers", "config", "methods", "models", "data", "train"}
     | {"machine", "report"},
-    "cli": {"config", "methods"},
+    "cli": {"config", "methods", "processes"},
     "errors": set(),
     "__init__": {"explain", "objectives", "introspection"},
 }

@@ -12,9 +12,9 @@ import numpy as np
 from etils import epath
 
 from introspect_jax.errors import Stopped, UserError
+from introspect_jax.processes import STOPPED, Watchdog, leave, wait_for_all
 from introspect_jax.train.checkpoint import Checkpoints, Meta
 from introspect_jax.train.experiment import Experiment
-from introspect_jax.train.processes import STOPPED, Watchdog, leave, wait_for_all
 from introspect_jax.train.progress import Metrics, Reporter
 from introspect_jax.train.state import TrainState, deployed_variables, state_sha256
 

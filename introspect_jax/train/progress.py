@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from introspect_jax.train import processes
+from introspect_jax import processes
 from introspect_jax.train.files import read_lines, write_text
 
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from conftest import ROOT
 
-from introspect_jax.train.processes import STOPPED
+from introspect_jax.processes import STOPPED
 
 FIELDS = {
     "batch_size": 32,
@@ -55,7 +55,7 @@ class Processes:
                     subprocess.Popen(
                         [
                             sys.executable,
-                            str(ROOT / "tests" / "train" / "child.py"),
+                            str(ROOT / "tests" / "child.py"),
                             str(self.reads[number]),
                             str(2 // count),
                             f"--config={ROOT / 'configs' / 'digits.py'}",

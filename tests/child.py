@@ -1,6 +1,6 @@
 """`launch/main.py` as one of several processes, with a tiny network.
 
-    python tests/train/child.py LOG DEVICES FLAGS...
+    python tests/child.py LOG DEVICES FLAGS...
 
 LOG gets the numbers of the training examples that are read, a line for each reading.
 """
@@ -10,7 +10,7 @@ import pathlib
 import runpy
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 log, devices, *flags = sys.argv[1:]
 os.environ["JAX_PLATFORMS"] = "cpu"
