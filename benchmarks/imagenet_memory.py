@@ -18,15 +18,11 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import datetime
-import json
 import time
 
-import jax
 import numpy as np
 from absl import app, flags, logging
-from rich.console import Console
-from rich.table import Table
+from timing import record, show
 
 from configs import imagenet
 from introspect_jax.data.sources import Dataset, Source
@@ -88,23 +84,20 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     rows = [measure(name, changes) for name, changes in VARIANTS.items()]
     size, devices = rows[0]["batch_size"], rows[0]["devices"]
-    table = Table(title=f"ResNet-50, {size} images on {devices} devices: GiB a device")
-    for column in ("variant", "arguments", "temporaries", "together"):
-        justify = "left" if column == "variant" else "right"
-        table.add_column(column, justify=justify, no_wrap=True)
-    for row in rows:
-        shown = (row["arguments_gib"], row["temporaries_gib"], row["total_gib"])
-        table.add_row(row["variant"], *(f"{value:.2f}" for value in shown))
-    Console().print(table)
-    if FLAGS.json:
-        result = {
-            "command": "python benchmarks/imagenet_memory.py " + " ".join(sys.argv[1:]),
-            "date": datetime.date.today().isoformat(),
-            "jax": jax.__version__,
-            "limit_gib": FLAGS.limit_gib,
-            "rows": rows,
-        }
-        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+    show(
+        f"ResNet-50, {size} images on {devices} devices: GiB a device",
+        ("variant<", "arguments", "temporaries", "together"),
+        [
+            (
+                row["variant"],
+                f"{row['arguments_gib']:.2f}",
+                f"{row['temporaries_gib']:.2f}",
+                f"{row['total_gib']:.2f}",
+            )
+            for row in rows
+        ],
+    )
+    record(FLAGS.json, rows, limit_gib=FLAGS.limit_gib)
     largest = max(rows, key=lambda row: row["total_gib"])
     if largest["total_gib"] > FLAGS.limit_gib:
         sys.exit(

@@ -9,17 +9,23 @@ is, its time is null: the analysis needs no run.
 """
 
 import pathlib
-import statistics
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 from absl import app, flags, logging
-from timing import free_bytes, random_dataset, record, show
+from timing import (
+    free_bytes,
+    median_ratio,
+    random_dataset,
+    record,
+    show,
+    take_turns,
+)
 
 from introspect_jax.config import default_config
+from introspect_jax.data.sources import Dataset
 from introspect_jax.train.experiment import build
 
 FLAGS = flags.FLAGS
@@ -30,18 +36,30 @@ flags.DEFINE_string("model", "resnet20", "The network.")
 flags.DEFINE_string("dtype", "float32", "Of its activations.")
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
-METHODS = (
-    ("standard", None, None),
-    ("introspective", "projection", "exact"),
-    ("introspective", "cosine", "exact"),
-    ("introspective", "cosine", "last_layer"),
-)
+STANDARD = {"method.name": "standard"}
+COSINE = {"method.introspective.similarity": "cosine"}
+SHARED = {"model.norm": "group"}
+# Name -> what is set; each is compared with the last standard step before it. With
+# group normalisation no example sees another, training and explanation run the same
+# forward pass, and the compiler does it once.
+VARIANTS = {
+    "standard": STANDARD,
+    "projection": {},
+    "projection, every 2nd example": {"method.introspective.explain_every": 2},
+    "projection, every 4th example": {"method.introspective.explain_every": 4},
+    "Grad-CAM": {"method.introspective.explanation": "grad_cam"},
+    "cosine, 8 probes": COSINE | {"method.introspective.norms": "probes:8"},
+    "cosine, exact": COSINE,
+    "cosine, last layer": COSINE | {"method.introspective.norms": "last_layer"},
+    "standard, group norm": STANDARD | SHARED,
+    "projection, group norm": SHARED,
+}
 
 
 class Step:
     """A compiled training step with its own state and batch."""
 
-    def __init__(self, method, similarity, norms, dataset):
+    def __init__(self, changes: dict, dataset: Dataset):
         config = default_config()
         config.batch_size = FLAGS.batch_size
         config.eval_batch_size = FLAGS.batch_size
@@ -49,10 +67,7 @@ class Step:
         config.data.validation_fraction = 0.0
         config.data.augment.crop_padding = 4
         config.data.augment.flip = True
-        config.method.name = method
-        if similarity:
-            config.method.introspective.similarity = similarity
-            config.method.introspective.norms = norms
+        config.update_from_flattened_dict(changes)
         self.experiment = build(config, dataset, jax.devices()[:1])
         self.batch = next(self.experiment.batches(0))
         abstract = self.experiment.abstract_state()
@@ -61,38 +76,33 @@ class Step:
         self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
         self.state = None
 
-    def seconds(self) -> float:
-        if self.state is None:
-            self.state = self.experiment.init_state()
-        jax.block_until_ready(self.state)
-        began = time.perf_counter()
+    def __call__(self) -> None:
         self.state, metrics = self.run(self.state, self.batch)
         jax.block_until_ready((self.state, metrics))
-        return time.perf_counter() - began
+
+    def warm_up(self) -> None:
+        self.state = self.experiment.init_state()
+        self()
 
 
 def measure(classes: int) -> list[dict]:
-    """A row for each method, relative to the first."""
+    """A row for each variant."""
     dataset = random_dataset(classes, 32, 2 * FLAGS.batch_size)
     rows, standard = [], None
-    for method, similarity, norms in METHODS:
-        step = Step(method, similarity, norms, dataset)
-        standard = standard or step
-        time_ratio = 1.0 if step is standard else None
-        if step is not standard and step.temp_bytes < free_bytes():
-            standard.seconds(), step.seconds()  # warm-up
-            pairs = []
-            for _ in range(FLAGS.repeats):
-                own, base = step.seconds(), standard.seconds()
-                pairs.append((own, base))
-                if sum(own for own, _ in pairs) > 60 and len(pairs) >= 3:
-                    break
-            time_ratio = statistics.median(own / base for own, base in pairs)
+    for name, changes in VARIANTS.items():
+        step, time_ratio = Step(changes, dataset), None
+        if name.startswith("standard"):
+            standard, time_ratio = step, 1.0
+            standard.warm_up()
+        elif step.temp_bytes < free_bytes():
+            step.warm_up()
+            taken = take_turns(
+                {"own": step, "base": standard}, FLAGS.repeats, most_seconds=60
+            )
+            time_ratio = median_ratio(taken["own"], taken["base"])
         rows.append(
             {
-                "method": method,
-                "similarity": similarity,
-                "norms": norms,
+                "variant": name,
                 "classes": classes,
                 "flops_ratio": step.flops / standard.flops,
                 "time_ratio": time_ratio,
@@ -105,27 +115,20 @@ def measure(classes: int) -> list[dict]:
 
 
 def show_rows(rows: list[dict]) -> None:
-    lines = []
-    for row in rows:
-        name = row["method"]
-        if row["similarity"]:
-            name = row["similarity"]
-        if name == "cosine":
-            name += f" ({row['norms']})"
-        taken = row["time_ratio"]
-        lines.append(
-            (
-                str(row["classes"]),
-                name,
-                f"{row['flops_ratio']:.2f}x",
-                "no room" if taken is None else f"{taken:.2f}x",
-                f"{row['temp_bytes_ratio']:.2f}x",
-                f"{row['temp_mib']:,.0f}",
-            )
+    lines = [
+        (
+            str(row["classes"]),
+            row["variant"],
+            f"{row['flops_ratio']:.2f}x",
+            "no room" if row["time_ratio"] is None else f"{row['time_ratio']:.2f}x",
+            f"{row['temp_bytes_ratio']:.2f}x",
+            f"{row['temp_mib']:,.0f}",
         )
+        for row in rows
+    ]
     show(
         f"{FLAGS.model}, batch {FLAGS.batch_size}: ratios to standard",
-        ("classes", "method<", "FLOPs", "time", "memory", "MiB"),
+        ("classes", "variant<", "FLOPs", "time", "memory", "MiB"),
         lines,
     )
 

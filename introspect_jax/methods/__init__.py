@@ -15,7 +15,7 @@ from introspect_jax.errors import UserError, unknown
 from introspect_jax.methods.base import Context, Method, Teacher
 
 __all__ = ["Context", "Method", "Teacher", "make", "modules"]
-_SHARED = ("average", "base", "explaining")
+_SHARED = ("average", "base", "explaining", "similarity_sources")
 
 
 @functools.cache

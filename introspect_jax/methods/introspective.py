@@ -2,12 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from introspect_jax.errors import UserError
-from introspect_jax.explain.similarity import class_similarity, weight_row_similarity
-from introspect_jax.keys import stream_key
+from introspect_jax.methods import similarity_sources
 from introspect_jax.methods.average import running_average
 from introspect_jax.methods.base import (
     Context,
@@ -17,13 +15,12 @@ from introspect_jax.methods.base import (
     check_range,
     forward,
     init_network,
-    init_variables,
     permutation_constant,
     predict_network,
     shuffle_keys,
 )
-from introspect_jax.methods.explaining import check_explanation, explanation_options
-from introspect_jax.models import make_logits_fn
+from introspect_jax.methods.explaining import check_explanation
+from introspect_jax.methods.similarity_sources import SOURCES, make_similarities
 from introspect_jax.objectives.components import (
     COMPONENTS,
     PERMUTATIONS,
@@ -45,13 +42,6 @@ from introspect_jax.objectives.targets import (
 
 SUMMARY = "distils the similarity of the network's own class explanations into it"
 SOURCE = "idea of Gu, Wu and Tresp, ACCV 2020 (arXiv 2009.09140)"
-SOURCES = {
-    "explanations": "of the network itself",
-    "random_network": "control: explanations of an untrained network",
-    "weight_rows": "control: the last layer's weight rows, which see no image",
-    "confusion": "control: a running mean of the outputs for each class",
-    "entropy_matched": "control: label smoothing as sure of each example",
-}
 
 
 def default_config() -> ConfigDict:
@@ -136,42 +126,10 @@ def make(config: ConfigDict, context: Context) -> Method:
         return params, model_state, method_state
 
     def constants():
-        given = {}
-        if source == "random_network":
-            key = stream_key(np.uint32(context.seed), "random_network", 0)
-            params, statistics = jax.jit(lambda k: init_variables(context, k))(key)
-            given["random_network"] = {"params": params, **statistics}
+        given = similarity_sources.constants(config, context)
         return given | permutation_constant(context, name)
 
-    def similarities(variables, method_state, batch, logits, key):
-        """`[batch, classes]`, and the method state after it."""
-        images, labels = batch["image"], batch["label"]
-        if source == "weight_rows":
-            kernel = variables["params"]["head"]["kernel"]
-            found = weight_row_similarity(
-                kernel, labels, similarity=config.similarity, center=config.center
-            )
-            return found, method_state
-        if source == "confusion":
-            said = jax.lax.stop_gradient(jax.nn.softmax(logits.astype(jnp.float32)))
-            means = update_class_means(
-                method_state["confusion"], said, labels, config.class_decay
-            )
-            smallest = jnp.finfo(means.dtype).tiny
-            rows = jnp.matmul(labels, means, precision=jax.lax.Precision.HIGHEST)
-            found = jnp.log(jnp.maximum(rows, smallest))
-            return found, method_state | {"confusion": means}
-        if source == "random_network":
-            variables = batch["constants"]["random_network"]
-        found = class_similarity(
-            make_logits_fn(context.model, variables),
-            images,
-            labels,
-            similarity=config.similarity,
-            norms=config.norms,
-            **explanation_options(config, context.model, variables, images, key),
-        )
-        return found, method_state
+    similarities = make_similarities(config, context)
 
     def soft_target(found, method_state, batch, key):
         """The component of the target, and the method state after it."""
