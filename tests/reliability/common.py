@@ -1,11 +1,34 @@
 """What the reliability scripts share: `--json`, and the exit status."""
 
 import argparse
+import contextlib
 import datetime
 import json
 import pathlib
 import platform
+import signal
+from collections.abc import Iterator
 from typing import Any
+
+
+class TooLong(BaseException):
+    """The time is over; no `except Exception` takes it for its own error."""
+
+
+@contextlib.contextmanager
+def limit(seconds: int) -> Iterator[None]:
+    """Raises `TooLong` in what takes longer."""
+
+    def end(number, frame):
+        raise TooLong(f"no answer within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:

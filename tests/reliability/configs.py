@@ -21,7 +21,6 @@ import os
 import pathlib
 import random
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "reliability")]
 
 import numpy as np
 from absl import flags
-from common import parse_arguments, write_result
+from common import TooLong, limit, parse_arguments, write_result
 from etils import epath
 from ml_collections import config_flags
 
@@ -196,7 +195,7 @@ def command_line(case: Case, folder: pathlib.Path) -> list[str]:
         setting = [f"--config.{case.field}={case.value}"] if case.field else []
         return [f"--config={path}", *chosen, *setting]
     value = repr(case.value)
-    if isinstance(case.value, float) or isinstance(case.value, tuple):
+    if isinstance(case.value, float | tuple):
         value = f"eval({value!r}, {{'nan': float('nan'), 'inf': float('inf')}})"
     file = folder / f"{case.config}.py"
     file.write_text(
@@ -290,37 +289,32 @@ def attempt(arguments: list[str], folder: pathlib.Path, data: Data) -> tuple[str
     config_flags.DEFINE_config_file("config", flag_values=values)
     said = io.StringIO()
 
-    def too_long(number, frame):
-        raise TimeoutError(f"no answer within {IN_PROCESS_SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(IN_PROCESS_SECONDS)
     argv = ["main.py", *arguments]
     try:
         # ml_collections looks for overrides in `sys.argv`.
-        with mock.patch.object(flags, "FLAGS", values), mock.patch("sys.argv", argv):
-            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-                cli._parse(argv)
-                name, config = cli.read_config()
-                workdir = epath.Path(folder) / "run"
-                run.prepare(name, config, workdir, dataset=data.load(config.data))
+        with (
+            limit(IN_PROCESS_SECONDS),
+            mock.patch.object(flags, "FLAGS", values),
+            mock.patch("sys.argv", argv),
+            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(said),
+        ):
+            cli._parse(argv)
+            name, config = cli.read_config()
+            workdir = epath.Path(folder) / "run"
+            run.prepare(name, config, workdir, dataset=data.load(config.data))
         return "accepted", ""
     except UserError as error:
         said = io.StringIO(f"error: {error}\n")
     except SystemExit as error:
         if error.code != cli.FAILED:
             return "failure", f"exit with code {error.code}"
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except (Exception, TooLong) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         line = (str(error).splitlines() or [""])[0][:200]
         kind = type(error).__name__
         place_name = pathlib.Path(place.filename).name
         return "failure", f"{kind}: {line} ({place_name}:{place.lineno})"
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
     return one_line(said.getvalue())
 
 
