@@ -3,12 +3,12 @@
 import contextlib
 import pathlib
 
+import bad_configs
 import images
 import pytest
 import unpickle
 from etils import epath
 
-import configs
 from introspect_jax.data.images import decode
 from introspect_jax.errors import UserError
 from introspect_jax.train.files import read_json, read_lines
@@ -42,10 +42,10 @@ def test_the_judge_of_images_can_say_no(tmp_path):
 
 @READS_CONFIGS
 def test_configs_with_a_mistake(tiny_model, tmp_path):
-    data, verdicts = configs.Data(), []
-    for case in configs.draw_cases(20, 5, "digits"):
-        arguments = configs.command_line(case, tmp_path)
-        verdict, line = configs.attempt(arguments, tmp_path, data)
+    data, verdicts = bad_configs.Data(), []
+    for case in bad_configs.draw_cases(20, 5, "digits"):
+        arguments = bad_configs.command_line(case, tmp_path)
+        verdict, line = bad_configs.attempt(arguments, tmp_path, data)
         assert verdict != "failure", (case.describe(), line)
         verdicts.append(verdict)
     assert min(verdicts.count("accepted"), verdicts.count("refused")) > 1
@@ -54,14 +54,14 @@ def test_configs_with_a_mistake(tiny_model, tmp_path):
 @READS_CONFIGS
 def test_a_config_that_breaks_the_code_is_a_failure(monkeypatch, tmp_path):
     """Whatever it breaks: the judge knows a stack trace and a hang from an answer."""
-    case = configs.Case("digits", None, "", "seed", 3, "zero", True)
-    arguments = configs.command_line(case, tmp_path)
+    case = bad_configs.Case("digits", None, "", "seed", 3, "zero", True)
+    arguments = bad_configs.command_line(case, tmp_path)
 
     def breaks(*given, **more):
         raise KeyError("seed")
 
-    monkeypatch.setattr(configs.run, "prepare", breaks)
-    verdict, line = configs.attempt(arguments, tmp_path, configs.Data())
+    monkeypatch.setattr(bad_configs.run, "prepare", breaks)
+    verdict, line = bad_configs.attempt(arguments, tmp_path, bad_configs.Data())
     assert verdict == "failure"
     assert line.startswith("KeyError: 'seed'")
     monkeypatch.setattr(configs, "IN_PROCESS_SECONDS", 1)
@@ -70,15 +70,15 @@ def test_a_config_that_breaks_the_code_is_a_failure(monkeypatch, tmp_path):
         while True:
             pass
 
-    monkeypatch.setattr(configs.run, "prepare", hangs)
-    verdict, line = configs.attempt(arguments, tmp_path, configs.Data())
+    monkeypatch.setattr(bad_configs.run, "prepare", hangs)
+    verdict, line = bad_configs.attempt(arguments, tmp_path, bad_configs.Data())
     assert (verdict, line[:7]) == ("failure", "TooLong")
 
 
 def test_cases_are_the_same_for_everyone():
-    first, again = configs.draw_cases(30, 1), configs.draw_cases(30, 1)
+    first, again = bad_configs.draw_cases(30, 1), bad_configs.draw_cases(30, 1)
     assert [c.describe() for c in first] == [c.describe() for c in again]
-    assert {c.kind for c in configs.draw_cases(300, 2)} >= set(configs.KINDS)
+    assert {c.kind for c in bad_configs.draw_cases(300, 2)} >= set(bad_configs.KINDS)
 
 
 @pytest.mark.slow

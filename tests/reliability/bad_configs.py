@@ -1,6 +1,6 @@
 """Configs with one mistake each: accepted, or refused in one line before compiling.
 
-    python tests/reliability/configs.py [--json=FILE] [--count=200] [--commands=20]
+    python tests/reliability/bad_configs.py [--json=FILE] [--count=200] [--commands=20]
 
 Every case takes a config of configs/, with one of its arguments, and corrupts one field
 (on the command line, or in a config file of its own) or the argument. It then goes, in
