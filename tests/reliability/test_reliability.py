@@ -64,7 +64,7 @@ def test_a_config_that_breaks_the_code_is_a_failure(monkeypatch, tmp_path):
     verdict, line = bad_configs.attempt(arguments, tmp_path, bad_configs.Data())
     assert verdict == "failure"
     assert line.startswith("KeyError: 'seed'")
-    monkeypatch.setattr(configs, "IN_PROCESS_SECONDS", 1)
+    monkeypatch.setattr(bad_configs, "IN_PROCESS_SECONDS", 1)
 
     def hangs(*given, **more):
         while True:
