@@ -126,10 +126,13 @@ def _configs() -> list[str]:
 
 
 def _one_line(error: Exception) -> str:
-    """The message; of a stack trace inside of it, its last line and last place."""
-    text = str(error).strip()
+    """The message; of a stack trace inside of it, its last line and the last place
+    that is not in the library that reads configs."""
+    # A locked config lists its fields after the message.
+    text = str(error).strip().partition(" Other fields present:")[0]
     if "Traceback" in text:
-        place = re.findall(r'File "([^"]+)", line (\d+)', text)[-1]
+        places = re.findall(r'File "([^"]+)", line (\d+)', text)
+        place = [p for p in places if "ml_collections" not in p[0]][-1]
         return f"{text.splitlines()[-1]} ({place[0]}, line {place[1]})"
     line = text.splitlines()[0] if text else "no message"
     return line if isinstance(error, flags.Error) else f"{type(error).__name__}: {line}"

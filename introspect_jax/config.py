@@ -2,18 +2,20 @@
 
 import hashlib
 import json
-import math
+from typing import cast
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from introspect_jax import methods, models
-from introspect_jax.errors import UserError
+from introspect_jax.errors import UserError, nearest
 from introspect_jax.methods import explaining
 from introspect_jax.train import optimizer, parallel
 
 # Part of the names of runs; another word whenever a default changes its value, so that
 # no run with the old one is taken for one with the new. New fields change nothing.
 DEFAULTS = ""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def default_config() -> ConfigDict:
@@ -86,12 +88,19 @@ def default_config() -> ConfigDict:
 
 def validate(config: ConfigDict) -> None:
     """Raises a UserError for values that cannot be, before anything is read."""
-    missing = fields(default_config()).keys() - fields(config).keys()
+    defaults, given = fields(default_config()), fields(config)
+    missing, more = defaults.keys() - given.keys(), given.keys() - defaults.keys()
     if missing:
         raise UserError(
             f"the config has no field {min(missing)!r}; start from "
             "introspect_jax.config.default_config(), as configs/*.py do"
         )
+    if more:
+        raise UserError(
+            f"unknown field config.{min(more)}{nearest(min(more), defaults)}"
+        )
+    for field, value in given.items():
+        _check_type(field, value, defaults[field])
     for field, low in (
         ("total_steps", 1),
         ("batch_size", 1),
@@ -111,18 +120,15 @@ def validate(config: ConfigDict) -> None:
         value = _get(config, field)
         if value < low:
             raise UserError(f"{field} must be at least {low}, got {value}")
+    if config.data.read_threads > 1000:
+        raise UserError(
+            f"data.read_threads must be at most 1000, got {config.data.read_threads}"
+        )
     if config.seed >= 2**32:
         raise UserError(f"seed must be below 2**32, got {config.seed}")
     for field in ("average_decay", "data.validation_fraction", "data.label_noise"):
         if not 0 <= _get(config, field) < 1:
             raise UserError(f"{field} must lie in [0, 1), got {_get(config, field)}")
-    for field, value in fields(config).items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        kinds = (int, float) if isinstance(value, tuple) else (int, float, bool, str)
-        if not numbers or not all(isinstance(n, kinds) for n in numbers):
-            raise UserError(f"{field} must be numbers, such as (0.5,); got {value!r}")
-        if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
-            raise UserError(f"{field} must be finite, got {value!r}")
     methods.check_name(config.method.name)
     _check_teacher(config)
     # The pictures of every run explain by these options, whatever its method.
@@ -137,6 +143,33 @@ def validate(config: ConfigDict) -> None:
             f"{config.batch_size // replicas} examples that there are"
             + (" for a replica" if replicas > 1 else " in a batch")
         )
+
+
+def _check_type(field: str, value: object, default: object) -> None:
+    """Raises a UserError for what is not of the kind of the default, or too large for
+    the device; `None` fits every field of a ConfigDict."""
+    if isinstance(default, bool | str):
+        if not isinstance(value, type(default)):
+            kind = "True or False" if isinstance(default, bool) else "a string"
+            raise UserError(f"{field} must be {kind}, got {value!r}")
+        return
+    several, whole = isinstance(default, tuple), isinstance(default, int)
+    numbers = value if several and isinstance(value, tuple) else (value,)
+    kinds = int if whole else (int, float)
+    if (
+        several != isinstance(value, tuple)
+        or not numbers
+        or not all(isinstance(n, kinds) and not isinstance(n, bool) for n in numbers)
+    ):
+        kind = "a whole number" if whole else "a number"
+        kind = "numbers, such as (0.5,)" if several else kind
+        raise UserError(f"{field} must be {kind}, got {value!r}")
+    if whole:
+        # Seeds have their own limit.
+        if not field.endswith("seed") and cast(int, value) >= 2**31:
+            raise UserError(f"{field} must be below 2**31, got {value}")
+    elif not all(abs(n) <= _LARGEST for n in numbers):
+        raise UserError(f"{field} must be finite (as float32), got {value!r}")
 
 
 def _check_teacher(config: ConfigDict) -> None:

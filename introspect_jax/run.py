@@ -18,7 +18,8 @@ from introspect_jax.data import sources
 from introspect_jax.data.sources import Dataset
 from introspect_jax.machine import describe_device, describe_versions
 from introspect_jax.report import figures
-from introspect_jax.train.experiment import build
+from introspect_jax.train.check import check
+from introspect_jax.train.experiment import Experiment, build
 from introspect_jax.train.files import write_json
 from introspect_jax.train.loop import never, train
 from introspect_jax.train.parallel import at_hand
@@ -55,7 +56,7 @@ def run(
 
     Raises:
       Stopped: see `train`; the same call continues.
-      UserError: see `open_workdir`, `data.sources.load`, `experiment.build`, `train`.
+      UserError: see `open_workdir`, `prepare`, `train`.
     """
     workdir = open_workdir(path or default_workdir(name, config), config)
     finished = workdir / "summary.json"
@@ -67,16 +68,9 @@ def run(
             return summary
         except (ValueError, KeyError, TypeError) as error:
             logging.warning("%s is damaged (%s); written anew", finished, error)
-    one = jax.process_count() == 1
-    dataset = dataset or sources.load(config.data, hold=one)
-    teacher = teachers.find(
-        name,
-        config,
-        workdir,
-        dataset,
-        train_first=functools.partial(run, should_stop=should_stop),
+    experiment = prepare(
+        name, config, workdir, dataset=dataset, should_stop=should_stop
     )
-    experiment = build(config, dataset, teacher=teacher)
     if processes.is_first():
         write_config(workdir, config)
 
@@ -109,7 +103,7 @@ def run(
             "validation": len(experiment.dataset.validation),
             "test": len(experiment.dataset.test),
         },
-        "classes": dataset.describe_classes(),
+        "classes": experiment.dataset.describe_classes(),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(last["params"])),
         "cost": read_cost(workdir),
         "teacher": teachers.read_record(workdir),
@@ -128,6 +122,35 @@ def run(
             logging.exception("a picture could not be drawn: %s", error)
     _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
     return summary
+
+
+def prepare(
+    name: str,
+    config: ConfigDict,
+    workdir: epath.Path,
+    *,
+    dataset: Dataset | None = None,
+    should_stop: Callable[[int], bool] = never,
+) -> Experiment:
+    """The experiment of a config, after all that can be said before compiling.
+
+    Args:
+      name: of the config.
+      config: validated and locked.
+      workdir: of `open_workdir`; nothing is written.
+      dataset: of the config, where it is at hand.
+      should_stop: see `train`, for a teacher that is trained first.
+
+    Raises:
+      UserError: see `data.sources.load`, `teachers.find`, `experiment.build`, `check`.
+    """
+    one = jax.process_count() == 1
+    dataset = dataset or sources.load(config.data, hold=one)
+    train_first = functools.partial(run, should_stop=should_stop)
+    teacher = teachers.find(name, config, workdir, dataset, train_first=train_first)
+    experiment = build(config, dataset, teacher=teacher)
+    check(experiment)
+    return experiment
 
 
 def _show(summary: dict[str, Any], workdir: epath.Path, remark: str) -> None:

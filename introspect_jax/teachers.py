@@ -25,7 +25,7 @@ from introspect_jax.report.load import (
     load_config,
     load_run,
 )
-from introspect_jax.train.files import write_json
+from introspect_jax.train.files import read_json, write_json
 from introspect_jax.workdir import default_workdir
 
 _AGAIN = "If it is lost, remove its summary.json and run its own command again"
@@ -147,7 +147,7 @@ def mean_probs(run: Run, temperature: float) -> np.ndarray:
 def read_record(workdir: epath.Path) -> dict[str, Any] | None:
     """What `teacher.json` of a student says of its teacher, if it has one."""
     stored = workdir / "teacher.json"
-    return json.loads(stored.read_text()) if stored.exists() else None
+    return read_json(stored) if stored.exists() else None
 
 
 def _check(

@@ -11,10 +11,14 @@ import pytest
 from conftest import ROOT
 
 from introspect_jax import config as configs
+from introspect_jax import models
 from introspect_jax.config import default_config, fields, validate
+from introspect_jax.data import sources
 from introspect_jax.data.sources import Dataset, Source, array_source
+from introspect_jax.errors import UserError
+from introspect_jax.methods import Teacher
+from introspect_jax.train.check import abstract_batch, check
 from introspect_jax.train.experiment import build
-from introspect_jax.train.parallel import replicated, split
 
 FILES = sorted((ROOT / "configs").glob("*.py"))
 # training, validation and test examples, classes, (h, w, c) as stored
@@ -64,26 +68,7 @@ def test_lowers(path, argument):
     assert config.is_locked
     assert fields(config).keys() == fields(default_config()).keys()
     experiment = build(config, blank_data(config))
-    batch, shape = config.batch_size, experiment.dataset.image_shape
-    divided, everywhere = split(experiment.mesh), replicated(experiment.mesh)
-
-    def given(sharding, dtype, *dims):
-        return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
-
-    inputs = {
-        "seed": given(everywhere, jnp.uint32),
-        "index": given(divided, jnp.int32, batch),
-        "constants": {},
-    }
-    if experiment.streams:
-        inputs["image"] = given(divided, jnp.uint8, batch, *shape)
-        inputs["label"] = given(divided, jnp.int32, batch)
-    else:
-        count = len(experiment.dataset.train)
-        inputs["pool"] = (
-            given(everywhere, jnp.uint8, count, *shape),
-            given(everywhere, jnp.int32, count),
-        )
+    inputs = abstract_batch(experiment)
     lowered = experiment.train_step.lower(experiment.abstract_state(), inputs)
     state, metrics = lowered.out_info
     assert metrics["loss"].shape == ()
@@ -128,6 +113,16 @@ def test_docstring_tells_data_cost_and_result(path):
         ("data.augment.mixup", float("nan"), r"mixup must be finite"),
         ("optimizer.decay_factor", -1.0, "must be above 0"),
         ("method.introspective.similarity", "cos", "there are: projection"),
+        ("eval_steps", None, "eval_steps must be a whole number, got None"),
+        ("data.mean", None, r"data\.mean must be numbers"),
+        ("data.augment.flip", None, "flip must be True or False, got None"),
+        ("model.name", None, "must be a string, got None"),
+        ("total_steps", 2**31, r"must be below 2\*\*31"),
+        ("method.kd.temperature", 1e300, "must be finite"),
+        ("data.read_threads", 10**6, "at most 1000"),
+        ("model.name", "wrn99994_99999", "there are: resnet8"),
+        ("method.introspective.norms", "probes:99999999", "at most 10000"),
+        ("method.introspective.num_samples", 10**8, r"must lie in 1\.\.10000"),
     ],
 )
 def test_bad_values(field, value, says):
@@ -135,6 +130,62 @@ def test_bad_values(field, value, says):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=says):
         validate(config)
+
+
+def test_a_field_that_does_not_exist():
+    config = default_config()
+    with config.unlocked():
+        config.data.nmae = "digits"
+    with pytest.raises(UserError, match=r"data\.nmae \(did you mean 'data\.name'"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("eval_batch_size", 2**30, "more than the memory"),
+        ("model.name", "wrn10_9999", "take a smaller network"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_before_it_is_compiled(field, value, says):
+    config = read(ROOT / "configs" / "digits.py")
+    config.update_from_flattened_dict({field: value})
+    validate(config)
+    experiment = build(config, blank_data(config))
+    with pytest.raises(UserError, match=says):
+        check(experiment)
+
+
+def test_shapes_are_known_before_anything_is_trained(tiny_model, monkeypatch):
+    """Also those of a teacher, which is not asked for its variables."""
+
+    def trained():
+        raise AssertionError("the teacher was read")
+
+    config = read(ROOT / "configs" / "digits.py")
+    config.method.name, config.method.kd.component = "kd", "class_average"
+    dataset = blank_data(config)
+    model = models.build("resnet8", 10)
+    experiment = build(config, dataset, teacher=Teacher(model, trained, trained))
+    check(experiment)
+    given = abstract_batch(experiment)["constants"]
+    assert given["class_means"].shape == (10, 10)
+    assert given["teacher"]["params"]["head"]["kernel"].shape[-1] == 10
+
+
+@pytest.mark.parametrize("megabytes", [2000, 0])
+def test_batches_are_of_the_shapes_that_were_checked(megabytes, tiny_model):
+    config = read(ROOT / "configs" / "digits.py")
+    config.data.device_megabytes = megabytes
+    experiment = build(config, sources.load(config.data))
+    batch = next(experiment.batches(0))
+    expected = abstract_batch(experiment)
+    assert jax.tree.structure(batch) == jax.tree.structure(expected)
+    for given, wanted in zip(
+        jax.tree.leaves(batch), jax.tree.leaves(expected), strict=True
+    ):
+        assert (given.shape, given.dtype) == (wanted.shape, wanted.dtype)
+        assert given.sharding.is_equivalent_to(wanted.sharding, given.ndim)
 
 
 def test_an_unknown_network_for_the_teacher():

@@ -163,10 +163,11 @@ def check(config, image_shape: tuple[int, int, int]) -> tuple[int, int]:
             raise UserError(
                 f"data.augment.{name} must not be negative, got {options[name]}"
             )
-    if options.cutout > min(size):
-        raise UserError(
-            f"data.augment.cutout is {options.cutout}, larger than the images {size}"
-        )
+    for name in ("crop_padding", "cutout"):
+        if options[name] > min(size):
+            raise UserError(
+                f"data.augment.{name} is {options[name]}, larger than the images {size}"
+            )
     for name in ("mean", "std"):
         if len(config[name]) not in (1, image_shape[2]):
             raise UserError(

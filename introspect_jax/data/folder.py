@@ -1,6 +1,7 @@
 """A folder of images: one sub-folder a class, PNG and JPEG."""
 
 import functools
+import os
 
 import numpy as np
 from etils import epath
@@ -39,14 +40,7 @@ def load(config) -> Dataset:
     paths: list[epath.Path] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        found = sorted(
-            (
-                p
-                for p in folder.iterdir()
-                if p.suffix.lower() in SUFFIXES and p.is_file()
-            ),
-            key=lambda p: p.name,
-        )
+        found = list_images(folder)
         if not found:
             raise UserError(f"class folder {str(folder)!r} has no PNG or JPEG images")
         paths += found
@@ -70,6 +64,31 @@ def load(config) -> Dataset:
         class_names=tuple(p.name for p in folders),
         image_shape=(config.load_size, config.load_size, 3),
     )
+
+
+def list_images(folder: epath.Path) -> list[epath.Path]:
+    """The PNG and JPEG files of a folder, by name; hidden ones are left out.
+
+    Raises:
+      UserError: a link that leads nowhere, or what else is neither file nor folder.
+    """
+    found = []
+    for path in sorted(folder.iterdir(), key=lambda p: p.name):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if _is_file(path):
+            found.append(path)
+        elif not path.is_dir():
+            raise UserError(
+                f"the image {str(path)!r} is not a file (a broken link?); repair or "
+                "remove it"
+            )
+    return found
+
+
+def _is_file(path: epath.Path) -> bool:
+    # What epath calls a file may be a named pipe, which is waited for without end.
+    return path.is_file() if "://" in str(path) else os.path.isfile(path)
 
 
 def _read(paths, labels, size, numbers):

@@ -3,7 +3,11 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Those that TFDS stores too. Of the others that Pillow knows some start programs (EPS:
+# Ghostscript), whatever the name of the file says.
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP")
 
 
 def decode(encoded: bytes, channels: int, size: int = 0) -> np.ndarray:
@@ -18,13 +22,15 @@ def decode(encoded: bytes, channels: int, size: int = 0) -> np.ndarray:
       OSError: not an image, damaged, or unreasonably large.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits, which `convert` would cut off
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        converted = upright.convert("RGB" if channels == 3 else "L")
+    except UnidentifiedImageError as error:
+        raise OSError("it is not a PNG or JPEG, or it is empty or damaged") from error
     except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise OSError(str(error)) from error
-    if upright.mode.startswith("I"):  # 16 bits, which `convert` would cut off
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    converted = upright.convert("RGB" if channels == 3 else "L")
     if size:
         converted = fit(converted, size)
     array = np.asarray(converted, np.uint8)

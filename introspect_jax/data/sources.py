@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from introspect_jax.data.memory import describe, host_bytes
 from introspect_jax.errors import UserError
 
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -121,6 +122,12 @@ def load(config, *, hold: bool = True) -> Dataset:
     dataset = _with_fewer(_with_noise(dataset, config.label_noise), config)
     if not hold or dataset.megabytes > config.device_megabytes:
         return dataset
+    if dataset.megabytes * 1e6 > host_bytes():
+        raise UserError(
+            f"the training images take {describe(dataset.megabytes * 1e6)}, more than "
+            f"the {describe(host_bytes())} of this machine; lower "
+            "data.device_megabytes, and they are streamed"
+        )
     # None is read before it is first asked for: the test split at the end.
     held = {s: getattr(dataset, s).held() for s in ("train", "validation", "test")}
     return dataclasses.replace(dataset, **held)

@@ -25,7 +25,8 @@ def check_independent(
         largest logit.
 
     Raises:
-      ValueError: fewer than 2 examples, or outputs that depend on each other.
+      ValueError: fewer than 2 examples, outputs that are not finite, or that depend on
+        each other.
     """
     inputs = jnp.asarray(inputs)
     if len(inputs) < 2:
@@ -33,6 +34,11 @@ def check_independent(
             f"check_independent needs at least 2 examples, got {len(inputs)}"
         )
     logits = np.asarray(logits_fn(inputs), np.float64)
+    if not np.isfinite(logits).all():
+        raise ValueError(
+            "logits_fn gives values that are not finite; are the inputs scaled, and by "
+            "numbers that are not too large or small?"
+        )
     # The first half stays; the others become something else entirely.
     half = len(inputs) // 2
     others = inputs.at[half:].set(3.0 * inputs[half:][::-1] + 1.0)

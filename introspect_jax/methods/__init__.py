@@ -12,10 +12,11 @@ import pkgutil
 from types import ModuleType
 
 from introspect_jax.errors import UserError, unknown
-from introspect_jax.methods.base import Context, Method, Teacher
+from introspect_jax.methods.base import Context, Method
+from introspect_jax.methods.teaching import Teacher
 
 __all__ = ["Context", "Method", "Teacher", "make", "modules"]
-_SHARED = ("average", "base", "explaining", "similarity_sources")
+_SHARED = ("average", "base", "explaining", "similarity_sources", "teaching")
 
 
 @functools.cache

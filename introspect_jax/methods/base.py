@@ -30,6 +30,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax.errors import UserError, unknown
 from introspect_jax.keys import stream_key
+from introspect_jax.methods.teaching import Teacher
 from introspect_jax.models import make_logits_fn
 from introspect_jax.objectives.components import SHUFFLED, permutation_keys
 
@@ -55,24 +56,6 @@ METRICS = (
     "target_true_mass",
     "degenerate",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """Another network, trained before on the same data.
-
-    Attributes:
-      model: its network, which may be of another kind.
-      variables: loads them; may take as long as training does, where it is trained
-        first.
-      mean_probs: temperature -> float64 `[classes, classes]`; row y is the mean of its
-        probabilities at that temperature over the training examples of class y, not
-        augmented.
-    """
-
-    model: nn.Module
-    variables: Callable[[], PyTree]
-    mean_probs: Callable[[float], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,7 @@ def make(config: ConfigDict, context: Context) -> Method:
     check_range(
         "dml",
         config,
+        peers=(2, 100, "[]"),  # each is a network more in the program
         weight=(0, float("inf"), "[)"),
         temperature=(0, float("inf"), "()"),
     )

@@ -16,6 +16,9 @@ from introspect_jax.explain.paths import RULES
 from introspect_jax.explain.similarity import SIMILARITIES
 from introspect_jax.models import make_head, make_maps_head
 
+# Samples, steps and probes: each is a pass of the network, written out in the program.
+_MOST = 10_000
+
 
 def explanation_options(
     config: ConfigDict,
@@ -71,17 +74,21 @@ def check_explanation(config: ConfigDict) -> None:
                 unknown(f"method.introspective.{name}", config[name], options)
             )
     try:
-        kind, _ = norms.parse(config.norms)
+        kind, count = norms.parse(config.norms)
     except ValueError as error:
         raise UserError(f"method.introspective.norms: {error}") from error
+    if count > _MOST:
+        raise UserError(
+            f"method.introspective.norms={config.norms}: at most {_MOST} of them"
+        )
     if config.explanation == "grad_cam" and kind == "last_layer":
         raise UserError(
             "method.introspective.norms=last_layer is for gradients of the input; "
             "grad_cam explains feature maps: use exact, probes:s or top:m"
         )
     for name, low in (("num_samples", 1), ("num_steps", 1), ("chunk_size", 0)):
-        if config[name] < low:
+        if not low <= config[name] <= _MOST:
             raise UserError(
-                f"method.introspective.{name} must be at least {low}, got "
+                f"method.introspective.{name} must lie in {low}..{_MOST}, got "
                 f"{config[name]}"
             )

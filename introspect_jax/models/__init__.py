@@ -70,7 +70,7 @@ def build(
         raise UserError(unknown("model stem", stem, _STEMS))
     kind = _DTYPES[dtype]
     backbone: nn.Module
-    if wide := re.fullmatch(r"wrn(\d+)_(\d+)", name):
+    if wide := re.fullmatch(r"wrn(\d{1,4})_(\d{1,4})", name):
         depth, width = int(wide[1]), int(wide[2])
         if depth < 10 or depth % 6 != 4 or width < 1:
             raise UserError(

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from introspect_jax.data.folder import SUFFIXES
+from introspect_jax.data.folder import list_images
 from introspect_jax.data.images import decode
 from introspect_jax.errors import UserError
 from introspect_jax.explain import agreement, metrics, render
@@ -193,7 +193,7 @@ def read_folder(path: str, shape: tuple[int, int, int]) -> np.ndarray:
     folder = epath.Path(path)
     if not folder.is_dir():
         raise UserError(f"--images: no folder {path!r}")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    files = list_images(folder)
     if not files:
         raise UserError(f"--images: {path!r} has no PNG or JPEG images")
     pixels = []

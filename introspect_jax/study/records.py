@@ -45,7 +45,7 @@ class Records:
                     "launch/report.py wrote"
                 )
             for file in files:
-                record = read_json(file)
+                record = read_json(file, "id", "summary")
                 self._summaries[record["id"]] = record["summary"]
         self._elsewhere = set(self._summaries)
         try:
@@ -132,7 +132,7 @@ class Records:
     def failures(self) -> dict[str, str]:
         """Id -> message of the runs that failed when they were last tried."""
         found = (self._root / "failed").glob("*.json")
-        return {file.stem: read_json(file)["message"] for file in found}
+        return {file.stem: read_json(file, "message")["message"] for file in found}
 
     def write_failure(self, run: Run, message: str) -> None:
         """Records that the run failed."""

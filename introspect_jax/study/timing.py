@@ -12,7 +12,7 @@ from introspect_jax.data.sources import Dataset
 from introspect_jax.methods import Teacher
 from introspect_jax.report.load import load_config
 from introspect_jax.teachers import teacher_config
-from introspect_jax.train.experiment import Experiment, build
+from introspect_jax.train.experiment import Experiment, build, untrained_teacher
 from introspect_jax.train.state import deployed_variables
 
 STEPS = 8
@@ -71,13 +71,4 @@ def _untrained(config: ConfigDict, dataset: Dataset) -> Teacher | None:
     if config.method.teacher:
         taught = load_config(config.method.teacher)
     model = models.build(**taught.model, num_classes=dataset.num_classes)
-
-    images = np.zeros((1, *dataset.image_shape), np.float32)
-    classes = dataset.num_classes
-    return Teacher(
-        model,
-        lambda: jax.jit(lambda key: model.init(key, images, train=True))(
-            jax.random.key(0)
-        ),
-        lambda temperature: np.full((classes, classes), 1 / classes),
-    )
+    return untrained_teacher(model, dataset.image_shape, dataset.num_classes)

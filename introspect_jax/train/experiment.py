@@ -19,6 +19,7 @@ from introspect_jax.errors import UserError
 from introspect_jax.evaluate import summarize
 from introspect_jax.explain.checks import check_independent
 from introspect_jax.methods import Context, Method, Teacher
+from introspect_jax.methods.teaching import untrained_teacher
 from introspect_jax.models import make_logits_fn
 from introspect_jax.train import optimizer as optimizers
 from introspect_jax.train.parallel import (
@@ -46,6 +47,7 @@ class Experiment:
       optimizer: of the method's parameters.
       train_step: `(state, batch) -> (state, metrics)`, jitted, donates the state.
       eval_step: `(variables, images, labels) -> {name: [batch]}`, jitted.
+      abstract_constants: `method.constants` of an untrained teacher, for its shapes.
       positions: step -> positions in the training split.
       steps_per_epoch: full batches in the training split.
     """
@@ -58,6 +60,7 @@ class Experiment:
     optimizer: optax.GradientTransformation
     train_step: Any  # a jitted function has `lower`, which no type says
     eval_step: Callable[..., dict[str, jax.Array]]
+    abstract_constants: Callable[[], Any]
     positions: Callable[[int], np.ndarray]
     steps_per_epoch: int
 
@@ -100,11 +103,20 @@ class Experiment:
         return dataclasses.replace(self, mesh=make_mesh({}, jax.local_devices()))
 
     def check_independent(self, state: TrainState) -> None:
-        """Raises a ValueError for a network that mixes the examples of a batch."""
+        """Raises a UserError for a network that mixes the examples of a batch, or that
+        cannot answer for them."""
+        if len(self.dataset.train) < 2:
+            return
         variables = at_hand(deployed_variables(self.method, state))
         pixels, _ = self.dataset.train.take(np.arange(min(8, len(self.dataset.train))))
         logits_fn = jax.jit(make_logits_fn(self.model, variables))
-        check_independent(logits_fn, self.inputs(pixels))
+        try:
+            check_independent(logits_fn, self.inputs(pixels))
+        except ValueError as error:
+            raise UserError(
+                f"{error} (model.name={self.config.model.name}, data.mean="
+                f"{self.config.data.mean}, data.std={self.config.data.std})"
+            ) from error
 
     def crop(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels `[n, h', w', c]` as read to the part `[n, h, w, c]` that is seen."""
@@ -244,27 +256,29 @@ def build(
         )
     order = Order(config.seed, examples, config.batch_size)
     model = models.build(**config.model, num_classes=dataset.num_classes)
-    method = methods.make(
-        config.method,
-        Context(
-            model=model,
-            num_classes=dataset.num_classes,
-            image_shape=(*size, dataset.image_shape[2]),
-            total_steps=config.total_steps,
-            steps_per_epoch=order.steps_per_epoch,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            num_examples=examples,
-            train_labels=None
-            if streams(config, dataset)
-            else (lambda: dataset.train.take(np.arange(examples))[1]),
-            order=order,
-            mixes_examples=bool(
-                config.data.augment.mixup or config.data.augment.cutmix
-            ),
-            teacher=teacher,
-        ),
+    image_shape = (*size, dataset.image_shape[2])
+    context = Context(
+        model=model,
+        num_classes=dataset.num_classes,
+        image_shape=image_shape,
+        total_steps=config.total_steps,
+        steps_per_epoch=order.steps_per_epoch,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        num_examples=examples,
+        train_labels=None
+        if streams(config, dataset)
+        else (lambda: dataset.train.take(np.arange(examples))[1]),
+        order=order,
+        mixes_examples=bool(config.data.augment.mixup or config.data.augment.cutmix),
+        teacher=teacher,
     )
+    method = methods.make(config.method, context)
+    for_shapes = method
+    if teacher is not None:
+        stand_in = untrained_teacher(teacher.model, image_shape, dataset.num_classes)
+        context = dataclasses.replace(context, teacher=stand_in)
+        for_shapes = methods.make(config.method, context)
     schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, schedule)
     return Experiment(
@@ -284,6 +298,7 @@ def build(
             mesh=mesh,
         ),
         eval_step=make_eval_step(method.model, config, size=size, mesh=mesh),
+        abstract_constants=for_shapes.constants,
         positions=method.sampler or order,
         steps_per_epoch=order.steps_per_epoch,
     )

@@ -20,14 +20,19 @@ def write_json(path: epath.Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: epath.Path) -> Any:
-    """What is in the file.
+def read_json(path: epath.Path, *needed: str) -> dict[str, Any]:
+    """The object that is in the file, with all that is needed of it.
 
     Raises:
       UserError: it is damaged.
     """
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it is not an object")
+        if missing := [name for name in needed if name not in found]:
+            raise ValueError(f"it has no {missing[0]!r}")
+        return found
     except ValueError as error:
         raise UserError(
             f"{str(path)!r} is damaged ({error}); restore or remove it"
@@ -38,12 +43,13 @@ def read_lines(path: epath.Path) -> list[dict]:
     """The records of a `.jsonl` file; what is damaged ends it."""
     records = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        text = path.read_bytes().decode(errors="replace")
+        for line in text.splitlines():
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 break
-            if not isinstance(record, dict) or "step" not in record:
+            if not isinstance(record, dict) or not {"step", "split"} <= record.keys():
                 break
             records.append(record)
     return records

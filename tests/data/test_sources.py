@@ -100,6 +100,15 @@ def test_folder_errors(folder, config):
         sources.load(config)
 
 
+def test_more_than_the_machine_holds_is_said(folder, config, monkeypatch):
+    monkeypatch.setattr(sources, "host_bytes", lambda: 1000.0)
+    config.name, config.data_dir, config.load_size = "folder", str(folder), 8
+    with pytest.raises(UserError, match=r"lower data\.device_megabytes"):
+        sources.load(config)
+    config.device_megabytes = 0
+    assert len(sources.load(config).test) == 6
+
+
 def test_images_of_every_kind_are_decoded():
     colours = np.random.RandomState(0).randint(0, 256, (6, 4, 3), dtype=np.uint8)
     np.testing.assert_array_equal(decode(image_bytes(colours), 3), colours)

@@ -23,3 +23,8 @@ def test_train_mode_batch_normalisation_is_found():
 def test_one_example_is_not_enough():
     with pytest.raises(ValueError, match="at least 2 examples, got 1"):
         check_independent(lambda x: x, jnp.ones((1, 3)))
+
+
+def test_what_is_not_finite_is_not_called_dependent():
+    with pytest.raises(ValueError, match="not finite"):
+        check_independent(lambda x: x / 0.0, jnp.ones((4, 3)))

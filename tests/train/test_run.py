@@ -148,8 +148,8 @@ def test_stopped_when_asked_and_continued(finished, digits_config, tmp_path, ste
 def test_a_choice_does_not_read_the_test_split(digits_config, tmp_path, monkeypatch):
     load = sources.load
 
-    def unreadable(config):
-        dataset = load(config)
+    def unreadable(config, **options):
+        dataset = load(config, **options)
         numbers = dataset.test.numbers
         return dataclasses.replace(dataset, test=Source(None, numbers, True))
 

@@ -75,16 +75,19 @@ def collect(workdir: str, output: epath.Path) -> Collected:
             f"--workdir {workdir!r} is not the folder of a study: it has no "
             "study.json; give that of launch/study.py"
         )
-    study = read_json(stored)
+    study = read_json(stored, "name", "final", "runs")
     before = output / "statistics.json"
-    if before.exists() and (there := read_json(before)["name"]) != study["name"]:
+    if (
+        before.exists()
+        and (there := read_json(before, "name")["name"]) != study["name"]
+    ):
         raise UserError(
             f"--output {str(output)!r} has results of the study {there!r}, not of "
             f"{study['name']!r}; give another folder"
         )
     committed = {}
     for file in (output / "runs").glob("*.json"):
-        record = read_json(file)
+        record = read_json(file, "id", "phase")
         committed[record["id"]] = record
     records = {}
     for entry in study["runs"]:
@@ -100,7 +103,9 @@ def collect(workdir: str, output: epath.Path) -> Collected:
             records[entry["id"]] = committed[entry["id"]] | renamed
     if not any(record["phase"] == "final" for record in records.values()):
         raise UserError(f"no final run of the study in {workdir!r} is finished yet")
-    failed = [read_json(file) for file in sorted((root / "failed").glob("*.json"))]
+    needed = ("setting", "arm", "trial", "seed", "message")
+    files = sorted((root / "failed").glob("*.json"))
+    failed = [read_json(file, *needed) for file in files]
     return Collected(study, records, failed, root)
 
 
@@ -122,12 +127,13 @@ def _record(
     study: dict[str, Any], entry: dict[str, Any], folder: epath.Path
 ) -> dict[str, Any]:
     """All that is to be known of a run, without the names of this machine's folders."""
-    summary = read_json(folder / "summary.json")
+    summary = read_json(folder / "summary.json", "test", "device")
     if summary.get("teacher"):
         teacher = dict(summary["teacher"])
         teacher["id"] = epath.Path(teacher.pop("workdir")).name.rpartition("-")[2]
         summary["teacher"] = teacher
-    config = read_json(folder / "config.json")
+    steps = ("total_steps", "log_steps", "eval_steps")
+    config = read_json(folder / "config.json", *steps)
     # A run that was stopped on the way has records in between, of fewer steps.
     regular = {"train": config["log_steps"], "validation": config["eval_steps"]}
     curves: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}

@@ -33,7 +33,7 @@ def write_index(results: str) -> str:
     ]
     for file in found:
         name = file.parent.name
-        summary = read_json(file)
+        summary = read_json(file, "question", "settings")
         parts.append(f"## [{summary['question']}]({name}/README.md)")
         for part in summary["settings"]:
             parts += [_where(root / name, part), _table(part)]
@@ -51,7 +51,7 @@ def _where(folder: epath.Path, part: dict[str, Any]) -> str:
     summaries = [
         record["summary"]
         for file in (folder / "runs").glob("*.json")
-        if (record := read_json(file))["id"] in ids
+        if (record := read_json(file, "id"))["id"] in ids
     ]
     devices = ", ".join(sorted({device_words(s["device"]) for s in summaries}))
     state = (

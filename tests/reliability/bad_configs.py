@@ -1,0 +1,447 @@
+"""Configs with one mistake each: accepted, or refused in one line before compiling.
+
+    python tests/reliability/bad_configs.py [--json=FILE] [--count=200] [--commands=20]
+
+Every case takes a config of configs/, with one of its arguments, and corrupts one field
+(on the command line, or in a config file of its own) or the argument. It then goes, in
+this process, through what launch/main.py does before it compiles: the flags are parsed,
+`cli.read_config`, `data.sources.load`, `run.prepare`. Some are also run as commands, on
+the digits and for 2 steps, where what is accepted must end by itself.
+
+TFDS sets that are not prepared on the machine are replaced by blank images of the same
+number, shape and classes, behind the same interface; the output says which.
+"""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import io
+import os
+import pathlib
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from typing import Any
+from unittest import mock
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "reliability")]
+
+import numpy as np
+from absl import flags
+from common import TooLong, limit, parse_arguments, write_result
+from etils import epath
+from ml_collections import config_flags
+
+from introspect_jax import cli, methods, run
+from introspect_jax.config import default_config, fields
+from introspect_jax.data import sources, tfds_reader
+from introspect_jax.data.sources import Dataset, Source, cut
+from introspect_jax.errors import UserError
+
+ARGUMENTS: dict[str, tuple[str | None, ...]] = {"cifar10": (None, "quick", "little")}
+# Training and test examples, classes, (h, w, c) as stored or None for many sizes.
+BLANK = {
+    "cifar10": (50_000, 10_000, 10, (32, 32, 3)),
+    "cifar100": (50_000, 10_000, 100, (32, 32, 3)),
+    "tiny_imagenet32": (100_000, 10_000, 200, (32, 32, 3)),
+    "imagenet2012": (1_281_167, 50_000, 1000, None),
+}
+# Of config.data: what changes which images are loaded.
+LOADED = ("name", "data_dir", "train_split", "test_split", "validation_fraction")
+LOADED += ("train_examples", "label_noise", "load_size", "device_megabytes")
+IN_PROCESS_SECONDS, COMMAND_SECONDS = 180, 420
+MEMORY_BYTES = 16 * 2**30
+KINDS = (
+    "wrong type",
+    "negative",
+    "zero",
+    "huge",
+    "tiny",
+    "not a number",
+    "infinite",
+    "empty",
+    "unknown name",
+    "wrong length",
+    "unknown field",
+    "float for int",
+    "string",
+    "none",
+)
+# Those that pass the flag's own parser, and reach what comes after it.
+SUITED: dict[type, tuple[str, ...]] = {
+    bool: ("wrong type", "string", "none"),
+    int: ("negative", "zero", "huge", "none"),
+    float: ("negative", "zero", "huge", "tiny", "not a number", "infinite", "none"),
+    str: ("empty", "unknown name", "huge", "none"),
+    tuple: ("wrong length", "negative", "zero", "huge", "tiny", "not a number"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One mistake.
+
+    Attributes:
+      config: name of the file in configs/.
+      argument: of it, or None.
+      method: which is selected; "" for that of the config.
+      field: that is set; "" where the argument is the mistake.
+      value: of the field.
+      kind: of `KINDS`.
+      on_command_line: or else in a config file.
+    """
+
+    config: str
+    argument: str | None
+    method: str
+    field: str
+    value: Any
+    kind: str
+    on_command_line: bool
+
+    def describe(self) -> str:
+        """In a few words."""
+        name = self.config + ("" if self.argument is None else f":{self.argument[:12]}")
+        where = "" if self.on_command_line else " (in a file)"
+        value = repr(self.value)
+        value = value if len(value) <= 40 else f"{value[:30]}...{len(value)} characters"
+        return f"{name} {self.field or 'argument'}={value}{where}"
+
+
+def corrupted(kind: str, default: Any, draw: random.Random) -> Any:
+    """A value that is wrong in this way for a field of this default, if it can be."""
+    whole = isinstance(default, int) and not isinstance(default, bool)
+    options = {
+        "wrong type": [3, 0.5, "text", True, (1,), {"a": 1}, b"bytes"],
+        "negative": [-1, -(10**12)] if whole else [-1.0, -1e-9],
+        "zero": [0] if whole else [0.0],
+        "huge": [10**12, 2**31 - 1, 10**30] if whole else [1e300, 1e38, 10**400],
+        "tiny": [1e-300, 1e-45],
+        "not a number": [float("nan")],
+        "infinite": [float("inf"), -float("inf")],
+        "empty": ["", ()],
+        "unknown name": [
+            "nonsense",
+            "None",
+            "../..",
+            "a b",
+            "\u00e9\u4e2d",
+            "x" * 5000,
+        ],
+        "wrong length": [(0.5, 0.5), (0.5,) * 7, ()],
+        "unknown field": [1],
+        "float for int": [1.5, 1e10],
+        "string": ["three", "1", "nan"],
+        "none": [None],
+    }[kind]
+    if kind == "huge" and isinstance(default, str):
+        options = ["9" * 5000, "wrn10_99999999", "wrn99999994_1", "probes:99999999999"]
+    value = draw.choice(options)
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, tuple) and numeric and kind != "wrong type":
+        return (value,) * len(default)
+    return value
+
+
+def draw_cases(count: int, seed: int, only: str | None = None) -> list[Case]:
+    """`count` different cases, the same for the same seed.
+
+    Args:
+      count: how many.
+      seed: of the draws.
+      only: the one config to corrupt; by default all.
+    """
+    draw = random.Random(seed)
+    known = fields(default_config())
+    names = [only] if only else sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+    bases = [(n, a) for n in names for a in ARGUMENTS.get(n, (None,))]
+    found: dict[str, Case] = {}
+    while len(found) < count:
+        name, argument = draw.choice(bases)
+        if draw.random() < 0.05:
+            wrong = draw.choice(
+                ["", "nonsense", "quick:quick", " ", "None", "q" * 5000]
+            )
+            case = Case(name, wrong, "", "", wrong, "argument", True)
+        else:
+            field = draw.choice(sorted(known))
+            suited = draw.random() < 0.6
+            kind = draw.choice(SUITED[type(known[field])] if suited else KINDS)
+            value = corrupted(kind, known[field], draw)
+            # The options of a method matter where it is the one that is used.
+            part = field.split(".")
+            method = part[1] if part[0] == "method" and len(part) == 3 else ""
+            if kind == "unknown field":
+                field += draw.choice(["x", ".x"])
+            case = Case(name, argument, method, field, value, kind, draw.random() < 0.5)
+        found.setdefault(case.describe(), case)
+    return list(found.values())
+
+
+def command_line(case: Case, folder: pathlib.Path) -> list[str]:
+    """The flags of the case; a config file of its own lies in `folder`."""
+    path = str(ROOT / "configs" / f"{case.config}.py")
+    chosen = [f"--config.method.name={case.method}"] if case.method else []
+    if case.on_command_line:
+        if case.argument is not None:
+            path += f":{case.argument}"
+        setting = [f"--config.{case.field}={case.value}"] if case.field else []
+        return [f"--config={path}", *chosen, *setting]
+    value = repr(case.value)
+    if isinstance(case.value, float | tuple):
+        value = f"eval({value!r}, {{'nan': float('nan'), 'inf': float('inf')}})"
+    file = folder / f"{case.config}.py"
+    file.write_text(
+        "import importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('base', {path!r})\n"
+        "base = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(base)\n"
+        "def get_config(arg=None):\n"
+        f"    config = base.get_config({case.argument!r})\n"
+        f"    config.{case.field} = {value}\n"
+        "    return config\n"
+    )
+    return [f"--config={file}", *chosen]
+
+
+class Data:
+    """Loads data sets; those as the configs have them are kept."""
+
+    def __init__(self):
+        self._kept: dict[str, Dataset] = {}
+        self._real_load = tfds_reader.load
+        self.real: set[str] = set()
+        self.blank: set[str] = set()
+
+    def load(self, config, *, keep: bool = False) -> Dataset:
+        """`sources.load(config)`, with blank images for what is not prepared."""
+        key = repr([(name, config[name]) for name in LOADED])
+        if key in self._kept:
+            return self._kept[key]
+        with mock.patch.object(tfds_reader, "load", self._tfds):
+            dataset = sources.load(config)
+        if keep:
+            self._kept[key] = dataset
+        return dataset
+
+    def _tfds(self, config) -> Dataset:
+        if config.name not in BLANK or self._is_prepared(config):
+            dataset = self._real_load(config)
+            self.real.add(config.name)
+            return dataset
+        self.blank.add(config.name)
+        return blank(config)
+
+    @staticmethod
+    def _is_prepared(config) -> bool:
+        # A folder that was corrupted is for the reader to refuse.
+        root = config.data_dir or os.environ.get("TFDS_DATA_DIR", "")
+        return bool(config.data_dir) or bool(
+            root and list(pathlib.Path(root).glob(f"{config.name}/*/dataset_info.json"))
+        )
+
+
+def blank(config) -> Dataset:
+    """What `tfds_reader.load` gives, of black images that are made when they are read.
+
+    Raises:
+      UserError: no such split, or images of many sizes that are not resized.
+    """
+    train, test, classes, shape = BLANK[config.name]
+    counts = {"train": train, "test": test, "validation": test}
+    for split in (config.train_split, config.test_split):
+        if split not in counts:
+            raise UserError(f"data set {config.name!r} has no split {split!r}")
+    if config.load_size:
+        shape = (config.load_size, config.load_size, 3)
+    if shape is None:
+        raise UserError(f"data set {config.name!r} has many sizes; set data.load_size")
+
+    def read(numbers):
+        labels = (numbers % classes).astype(np.int32)
+        return np.zeros((len(numbers), *shape), np.uint8), labels
+
+    whole = Source(read, np.arange(counts[config.train_split]))
+    kept, held_out = cut(len(whole), config.validation_fraction)
+    return Dataset(
+        train=whole.subset(kept),
+        validation=whole.subset(held_out),
+        test=Source(read, np.arange(counts[config.test_split])),
+        class_names=tuple(map(str, range(classes))),
+        image_shape=shape,
+    )
+
+
+def attempt(arguments: list[str], folder: pathlib.Path, data: Data) -> tuple[str, str]:
+    """What launch/main.py does before it compiles, in this process.
+
+    Returns:
+      `"accepted"`, `"refused"` or `"failure"`, and the line that was said.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    said = io.StringIO()
+
+    argv = ["main.py", *arguments]
+    try:
+        # ml_collections looks for overrides in `sys.argv`.
+        with (
+            limit(IN_PROCESS_SECONDS),
+            mock.patch.object(flags, "FLAGS", values),
+            mock.patch("sys.argv", argv),
+            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(said),
+        ):
+            cli._parse(argv)
+            name, config = cli.read_config()
+            workdir = epath.Path(folder) / "run"
+            run.prepare(name, config, workdir, dataset=data.load(config.data))
+        return "accepted", ""
+    except UserError as error:
+        said = io.StringIO(f"error: {error}\n")
+    except SystemExit as error:
+        if error.code != cli.FAILED:
+            return "failure", f"exit with code {error.code}"
+    except (Exception, TooLong) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        line = (str(error).splitlines() or [""])[0][:200]
+        kind = type(error).__name__
+        place_name = pathlib.Path(place.filename).name
+        return "failure", f"{kind}: {line} ({place_name}:{place.lineno})"
+    return one_line(said.getvalue())
+
+
+def one_line(text: str) -> tuple[str, str]:
+    """`"refused"` if the text is a single line of error, else `"failure"`.
+
+    All flags of the cases exist, so an unknown flag would be the script's own mistake.
+    """
+    lines = [line for line in text.splitlines() if line]
+    ours = any(line.startswith("error: unknown flag") for line in lines)
+    if len(lines) == 1 and lines[0].startswith("error: ") and not ours:
+        return "refused", lines[0]
+    return "failure", f"not one line of error: {text[:300]!r}"
+
+
+def run_command(arguments: list[str], folder: pathlib.Path) -> tuple[str, str]:
+    """The same as a command of its own, to the end of its 2 steps.
+
+    Returns:
+      Also `"accepted, diverged"`: it trained, and the loss was not finite.
+    """
+    workdir = folder / "run"
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": ""}
+    words = [sys.executable, str(ROOT / "launch" / "main.py"), *arguments]
+    words.append(f"--workdir={workdir}")
+    try:
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env=os.environ | quick,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return "failure", f"did not end within {COMMAND_SECONDS} s"
+    if done.returncode == 0 and "Traceback" not in done.stderr:
+        if (workdir / "summary.json").exists():
+            return "accepted", ""
+        return "failure", "ended well, without a summary"
+    if done.returncode != cli.FAILED:
+        return "failure", f"code {done.returncode}: {done.stderr[-300:]!r}"
+    verdict, line = one_line(done.stderr)
+    if verdict == "refused" and (workdir / "config.json").exists():
+        if " at step " in line:
+            return "accepted, diverged", line
+        return "failure", f"refused after it began: {line}"
+    return verdict, line
+
+
+def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
+    """Does all cases.
+
+    Returns:
+      What is written as JSON; `failures` is empty where all is well.
+    """
+    data = Data()
+    rows: list[dict[str, Any]] = []
+    groups = [("in process", draw_cases(count, seed))]
+    if commands:
+        groups.append(("as commands", draw_cases(commands, seed + 1, "digits")))
+    for where, cases in groups:
+        for case in cases:
+            with tempfile.TemporaryDirectory() as made:
+                folder = pathlib.Path(made)
+                arguments = command_line(case, folder)
+                began = time.monotonic()
+                if where == "in process":
+                    _load_base(case, data)
+                    began = time.monotonic()
+                    verdict, line = attempt(arguments, folder, data)
+                else:
+                    if case.field != "total_steps" or case.value is None:
+                        arguments.append("--config.total_steps=2")
+                    verdict, line = run_command(arguments, folder)
+            row = {"where": where, "case": case.describe(), "verdict": verdict}
+            row["seconds"] = round(time.monotonic() - began, 1)
+            if verdict == "failure":
+                row["line"] = line.replace(str(ROOT), "").replace(made, "")
+            rows.append(row)
+            if verbose or verdict == "failure":
+                print(
+                    f"{verdict}: {where}: {case.describe()}: {line[:160]}", flush=True
+                )
+    counts: dict[str, dict[str, int]] = {}
+    for where, _ in groups:
+        found = collections.Counter(r["verdict"] for r in rows if r["where"] == where)
+        counts[where] = dict(sorted(found.items()))
+        seconds = max(r["seconds"] for r in rows if r["where"] == where)
+        told = ", ".join(f"{n} {v}" for v, n in counts[where].items())
+        print(f"{where}: {sum(found.values())} cases: {told}; longest {seconds} s")
+    print(f"data: read {sorted(data.real)}, blank images for {sorted(data.blank)}")
+    return {
+        "seed": seed,
+        "counts": counts,
+        "data_read": sorted(data.real),
+        "data_blank": sorted(data.blank),
+        "failures": [row for row in rows if row["verdict"] == "failure"],
+        "cases": rows,
+    }
+
+
+def _load_base(case: Case, data: Data) -> None:
+    """The data of the config as it is, outside of what is timed."""
+    import importlib.util
+
+    path = ROOT / "configs" / f"{case.config}.py"
+    spec = importlib.util.spec_from_file_location("base", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    argument = case.argument if case.field else None
+    dataset = data.load(module.get_config(argument).data, keep=True)
+    if dataset.train.in_memory:
+        dataset.train.take(np.arange(1))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--commands", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbose", action="store_true")
+    given = parse_arguments(parser)
+    # What takes all memory is to fail here, not to end the machine's other work.
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    methods.modules()
+    result = main(given.count, given.commands, given.seed, given.verbose)
+    sys.exit(write_result(given.json, result))

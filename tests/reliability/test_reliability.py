@@ -1,0 +1,104 @@
+"""A little of each script, with their own judgement; all of it is run by hand."""
+
+import contextlib
+import pathlib
+
+import bad_configs
+import images
+import pytest
+import unpickle
+from etils import epath
+
+from introspect_jax.data.images import decode
+from introspect_jax.errors import UserError
+from introspect_jax.train.files import read_json, read_lines
+
+# ml_collections reads config files by a way that Python gives up.
+READS_CONFIGS = pytest.mark.filterwarnings("ignore:the load_module")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_folders_of_images():
+    rows = images.do_cases()
+    assert len(rows) > 90
+    assert [row for row in rows if row[2]] == []
+    told, wrong = images.damage(70)
+    assert wrong == []
+    assert min(told["read"], told["refused"]) > 5
+
+
+def test_the_judge_of_images_can_say_no(tmp_path):
+    images.make_folder(tmp_path)
+    assert "shape" in images.judge(tmp_path, images.PIXELS)
+    (tmp_path / "a" / "x.png").write_bytes(b"")
+    assert "refused" in images.judge(tmp_path, images.LEFT_OUT)
+    assert "does not name" in images.judge(tmp_path, images.REFUSED, "b/x.png")
+    (tmp_path / "a" / "x.png").write_bytes(images.encoded(images.corner()))
+    assert "without a word" in images.judge(tmp_path, images.REFUSED, "a/x.png")
+    assert "wrong pixels" in images.judge(
+        tmp_path, images.PIXELS, pixels=images.plain((0, 0, 0))
+    )
+
+
+@READS_CONFIGS
+def test_configs_with_a_mistake(tiny_model, tmp_path):
+    data, verdicts = bad_configs.Data(), []
+    for case in bad_configs.draw_cases(20, 5, "digits"):
+        arguments = bad_configs.command_line(case, tmp_path)
+        verdict, line = bad_configs.attempt(arguments, tmp_path, data)
+        assert verdict != "failure", (case.describe(), line)
+        verdicts.append(verdict)
+    assert min(verdicts.count("accepted"), verdicts.count("refused")) > 1
+
+
+@READS_CONFIGS
+def test_a_config_that_breaks_the_code_is_a_failure(monkeypatch, tmp_path):
+    """Whatever it breaks: the judge knows a stack trace and a hang from an answer."""
+    case = bad_configs.Case("digits", None, "", "seed", 3, "zero", True)
+    arguments = bad_configs.command_line(case, tmp_path)
+
+    def breaks(*given, **more):
+        raise KeyError("seed")
+
+    monkeypatch.setattr(bad_configs.run, "prepare", breaks)
+    verdict, line = bad_configs.attempt(arguments, tmp_path, bad_configs.Data())
+    assert verdict == "failure"
+    assert line.startswith("KeyError: 'seed'")
+    monkeypatch.setattr(bad_configs, "IN_PROCESS_SECONDS", 1)
+
+    def hangs(*given, **more):
+        while True:
+            pass
+
+    monkeypatch.setattr(bad_configs.run, "prepare", hangs)
+    verdict, line = bad_configs.attempt(arguments, tmp_path, bad_configs.Data())
+    assert (verdict, line[:7]) == ("failure", "TooLong")
+
+
+def test_cases_are_the_same_for_everyone():
+    first, again = bad_configs.draw_cases(30, 1), bad_configs.draw_cases(30, 1)
+    assert [c.describe() for c in first] == [c.describe() for c in again]
+    assert {c.kind for c in bad_configs.draw_cases(300, 2)} >= set(bad_configs.KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_in_a_folder_is_run():
+    assert unpickle.main(every=8)["failures"] == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_bombs_in_files_that_are_read_as_text(tmp_path):
+    """The reading of a run's files, without a run; and the hook that watches sees."""
+    bench = unpickle.Bench(pathlib.Path(tmp_path).resolve())
+    assert unpickle.control(bench) == []
+    for name, content in bench.bombs.items():
+        (bench.now / name).write_bytes(content)
+        path = epath.Path(bench.now / name)
+        with bench.watch.looking():
+            for read in (read_json, read_lines, lambda p: decode(p.read_bytes(), 3)):
+                with contextlib.suppress(UserError, OSError):
+                    read(path)
+        assert bench.watch.seen == [], name
+        assert not bench.canary.exists()
+        assert bench.watch.opened
