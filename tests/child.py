@@ -3,12 +3,14 @@
     python tests/child.py LOG DEVICES FLAGS...
 
 LOG gets the numbers of the training examples that are read, a line for each reading.
+With HANG_AT in the environment it sleeps for good after that step.
 """
 
 import os
 import pathlib
 import runpy
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -20,6 +22,7 @@ from tiny import build_tiny
 
 from introspect_jax import models
 from introspect_jax.data import sources
+from introspect_jax.train.progress import Reporter
 
 models.build = build_tiny
 load = sources.load
@@ -39,6 +42,12 @@ def load_watched(*given, **options):
     return dataset
 
 
+def advance(self, step):
+    if step == int(os.environ.get("HANG_AT", 0)):
+        time.sleep(10_000)
+
+
 sources.load = load_watched
+Reporter.advance = advance
 sys.argv = [str(ROOT / "launch" / "main.py"), *flags]
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -32,7 +32,11 @@ slow = pytest.mark.slow
 class Processes:
     """`launch/main.py` in one process with two devices, or in two with one each."""
 
-    def __init__(self, folder: pathlib.Path, workdir: str, count: int, **fields):
+    def __init__(
+        self, folder: pathlib.Path, workdir: str, count: int, last=None, **fields
+    ):
+        """`last` is set in the environment of the last one."""
+        last = last or {}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -66,7 +70,8 @@ class Processes:
                         stdout=output,
                         stderr=output,
                         env=os.environ
-                        | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")},
+                        | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+                        | (last if number == count - 1 else {}),
                     )
                 )
 
@@ -171,3 +176,19 @@ def test_a_process_that_dies_ends_the_other(tmp_path):
         process.kill()
     again.wait()
     assert "continuing from step" in again.text(0)
+
+
+@slow
+def test_a_process_that_hangs_ends_the_other(tmp_path):
+    """It is alive, so only a watchdog can tell: its own, or that of the other."""
+    two = Processes(
+        tmp_path,
+        "two",
+        2,
+        last={"HANG_AT": "7"},
+        **{"parallel.watchdog_seconds": 15.0},
+    )
+    assert two.wait() == [STOPPED] * 2
+    said = two.text(0) + two.text(1)
+    assert "no step was finished for" in said
+    assert "the same command continues" in two.text(0)

@@ -88,10 +88,10 @@ def abstract_batch(experiment: Experiment) -> PyTree:
 
 def _device_bytes(experiment: Experiment) -> tuple[float, float]:
     """The memory of all devices together, and of one."""
-    devices = list(experiment.mesh.devices.flat)
-    stats = [device.memory_stats() or {} for device in devices]
+    mesh = experiment.mesh
+    # Those of other hosts tell nothing of themselves; they are like those here.
+    stats = [device.memory_stats() or {} for device in mesh.local_devices]
     if not all("bytes_limit" in found for found in stats):
         return host_bytes(), host_bytes()  # CPUs share that of the machine
-    # Those of other hosts tell nothing of themselves; they are like those here.
-    limits = [float(found["bytes_limit"]) for found in stats]
-    return sum(limits), min(limits)
+    least = min(float(found["bytes_limit"]) for found in stats)
+    return least * mesh.size, least
