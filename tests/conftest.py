@@ -27,7 +27,9 @@ from tiny import build_tiny
 
 from introspect_jax import models
 from introspect_jax.config import default_config
+from introspect_jax.data import sources
 from introspect_jax.methods import Teacher
+from introspect_jax.train.experiment import build
 from introspect_jax.train.progress import Reporter
 
 
@@ -78,6 +80,20 @@ def digits_config():
     config.eval_steps = 4
     config.checkpoint_steps = 2
     return config
+
+
+@pytest.fixture
+def experiment(digits_config, tiny_teacher):
+    """`(devices=1, **fields) -> Experiment` of the digits."""
+
+    def make(devices=1, **changes):
+        digits_config.update_from_flattened_dict(changes)
+        dataset = sources.load(digits_config.data)
+        return build(
+            digits_config, dataset, jax.devices()[:devices], teacher=tiny_teacher
+        )
+
+    return make
 
 
 @pytest.fixture

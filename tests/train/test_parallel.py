@@ -21,18 +21,6 @@ pytestmark = pytest.mark.usefixtures("tiny_model")
 PMAPPED = {"parallel.mode": "pmapped", "parallel.replicas": 8}
 
 
-@pytest.fixture
-def experiment(digits_config, tiny_teacher):
-    def make(devices=1, **changes):
-        digits_config.update_from_flattened_dict(changes)
-        dataset = sources.load(digits_config.data)
-        return build(
-            digits_config, dataset, jax.devices()[:devices], teacher=tiny_teacher
-        )
-
-    return make
-
-
 def steps(experiment, count):
     state, batches, values = experiment.init_state(), experiment.batches(0), {}
     for _ in range(count):

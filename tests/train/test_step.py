@@ -5,11 +5,9 @@ import pytest
 from conftest import trees_equal
 from etils import epath
 
-from introspect_jax.data import sources
 from introspect_jax.keys import stream_key
 from introspect_jax.methods import modules
 from introspect_jax.train.checkpoint import Checkpoints
-from introspect_jax.train.experiment import build
 from introspect_jax.train.loop import step_cost
 from introspect_jax.train.parallel import make_mesh
 from introspect_jax.train.state import (
@@ -29,18 +27,6 @@ def steps(experiment, count, start=0, state=None):
         state, values = experiment.train_step(state, next(batches))
         metrics.append(jax.device_get(values))
     return state, metrics
-
-
-@pytest.fixture
-def experiment(digits_config, tiny_teacher):
-    def make(devices=1, **changes):
-        digits_config.update_from_flattened_dict(changes)
-        dataset = sources.load(digits_config.data)
-        return build(
-            digits_config, dataset, jax.devices()[:devices], teacher=tiny_teacher
-        )
-
-    return make
 
 
 VARIANTS = {
