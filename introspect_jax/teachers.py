@@ -24,7 +24,7 @@ from introspect_jax.report.load import (
     load_config,
     load_run,
 )
-from introspect_jax.train.files import write_json
+from introspect_jax.train.files import read_json, write_json
 from introspect_jax.workdir import default_workdir
 
 _AGAIN = "If it is lost, remove its summary.json and run its own command again"
@@ -148,9 +148,18 @@ def mean_probs(run: Run, temperature: float) -> np.ndarray:
 
 
 def read_record(workdir: epath.Path) -> dict[str, Any] | None:
-    """What `teacher.json` of a student says of its teacher, if it has one."""
+    """What `teacher.json` of a student says of its teacher, if it has one.
+
+    Raises:
+      UserError: it is damaged.
+    """
     stored = workdir / "teacher.json"
-    return json.loads(stored.read_text()) if stored.exists() else None
+    if not stored.exists():
+        return None
+    record = read_json(stored)
+    if not isinstance(record, dict) or not isinstance(record.get("state_sha256"), str):
+        raise UserError(f"{str(stored)!r} is damaged; restore or remove it")
+    return record
 
 
 def _check(
