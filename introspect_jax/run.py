@@ -61,7 +61,7 @@ def run(
             remark = "finished before; remove the folder to run it again"
             _show(summary, workdir, remark)
             return summary
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             logging.warning("%s is damaged (%s); written anew", finished, error)
     dataset = dataset or sources.load(config.data)
     teacher = teachers.find(name, config, workdir, dataset, train_first=run)
@@ -106,12 +106,14 @@ def run(
         "device": describe_device(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-    write_json(finished, summary)
     if pictures:
         try:
             figures.draw_all(experiment, last, workdir)
         except Exception as error:  # no picture is worth the result of a run
-            logging.exception("a picture could not be drawn: %s", error)
+            trace = not isinstance(error, OSError)
+            logging.error("a picture could not be drawn: %s", error, exc_info=trace)
+    # Last: a run that is killed before is not finished, and finishes all of it.
+    write_json(finished, summary)
     _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
     return summary
 
