@@ -36,6 +36,8 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
         probe.write_text("")
         probe.unlink()
         if not stored.exists():
+            if any((workdir / "checkpoints").glob("*")):
+                raise ValueError("missing, and there are checkpoints")
             return workdir
         before = json.loads(stored.read_text())
         if not isinstance(before, dict):

@@ -7,6 +7,7 @@ bit. python tests/reliability/damage.py [--json=FILE]
 
 import collections
 import gc
+import itertools
 import logging
 import pathlib
 import random
@@ -175,9 +176,16 @@ def judge(kind: str, outcome: str, lines: list[str]) -> bool:
     return outcome == f"step {following}" and warned
 
 
-def check_checkpoints(scratch: pathlib.Path, flips: int) -> list[dict]:
-    """Every file x every damage, of the newest, the best and the only checkpoint."""
+def check_checkpoints(scratch: pathlib.Path, flips: int, every: int = 1) -> list[dict]:
+    """Every file x every damage, of the newest, the best and the only checkpoint.
+
+    Args:
+      scratch: a folder.
+      flips: see `damages`.
+      every: of how many cases one is tried.
+    """
     rows = []
+    number = itertools.count()
     heard = Warnings()
     several = written(scratch / "several")
     single = written(scratch / "single", STEPS[:1])
@@ -189,6 +197,8 @@ def check_checkpoints(scratch: pathlib.Path, flips: int) -> list[dict]:
         top = whole / "checkpoints" / str(step)
         for path in sorted(p for p in top.rglob("*") if p.is_file()):
             for name, damage in damages(path.stat().st_size, flips):
+                if next(number) % every:
+                    continue
                 folder = scratch / "case"
                 shutil.copytree(whole, folder)
                 apply(folder / path.relative_to(whole), damage)
@@ -208,6 +218,7 @@ def check_checkpoints(scratch: pathlib.Path, flips: int) -> list[dict]:
                     }
                 )
                 shutil.rmtree(folder)
+    logging.getLogger("absl").removeHandler(heard)
     return rows
 
 
@@ -238,23 +249,35 @@ def check_strays(scratch: pathlib.Path) -> list[dict]:
 
 
 def main() -> None:
+    # They need what is above.
+    import damaged_files
+    import damaged_runs
+
     options = workfolders.arguments(__doc__)
     traces: list[str] = []  # of threads and forgotten tasks
     sys.unraisablehook = lambda unraisable: traces.append(str(unraisable.exc_value))
     asyncio_log = logging.getLogger("asyncio")
     asyncio_log.addHandler(logging.StreamHandler())
     asyncio_log.handlers[-1].emit = lambda record: traces.append(record.getMessage())
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = check_checkpoints(pathlib.Path(scratch), flips=10)
-        rows += check_strays(pathlib.Path(scratch))
+    with tempfile.TemporaryDirectory() as name:
+        scratch = pathlib.Path(name)
+        rows = check_checkpoints(scratch, flips=10)
+        rows += check_strays(scratch)
+        rows += damaged_files.check_files(scratch / "files", flips=100_000)
+        rows += damaged_runs.check_runs(scratch / "runs")
     gc.collect()  # what was left behind speaks now or never
     rows.append({"stack traces of threads": traces[:5], "ok": not traces})
     tally = collections.Counter(
-        (row.get("checkpoint", "strays"), row.get("outcome", "")) for row in rows
+        f"{row.get('checkpoint') or row.get('file') or 'stray'}: {row['outcome']}"
+        for row in rows
+        if "outcome" in row
     )
-    for (kind, outcome), count in sorted(tally.items()):
-        print(f"{kind}: {outcome}: {count}")
-    workfolders.report(rows, options.json)
+    for what, count in sorted(tally.items()):
+        print(f"{what}: {count}")
+    shown = [row for row in rows if "run" in row]
+    workfolders.report(
+        rows, options.json, outcomes=dict(sorted(tally.items())), runs=shown
+    )
 
 
 if __name__ == "__main__":
