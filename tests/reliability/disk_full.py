@@ -172,6 +172,33 @@ def check_metrics(disk: Disk, start: int) -> dict:
     }
 
 
+def check_events(scratch: pathlib.Path, disk: Disk) -> dict:
+    """TensorBoard's events alone are on the full disk."""
+    folder = epath.Path(scratch / "elsewhere")
+    folder.mkdir()
+    (disk.path / "events").mkdir()
+    (scratch / "elsewhere" / "tensorboard").symlink_to(disk.path / "events")
+    metrics = Metrics(folder, 0)
+    disk.fill(0)
+
+    def write() -> None:
+        for step in range(10_000):
+            metrics.write(step, "train", {"loss": 1.0})
+
+    outcome = attempt(write)
+    closed = attempt(metrics.close)
+    disk.empty()
+    shutil.rmtree(disk.path / "events")
+    return {
+        "file": "events",
+        "outcome": outcome,
+        "closing": closed,
+        "ok": outcome.startswith("error")
+        and "tensorboard" in outcome
+        and not closed.startswith("a stack"),
+    }
+
+
 def check_json(disk: Disk, name: str) -> dict:
     """A file that is whole or not there."""
     path = epath.Path(disk.path / name)
@@ -198,7 +225,7 @@ RUNS = (
     ("", 0),
     ("step 12/", 0),
     ("step 20 validation", 0),
-    ("step 20 validation", 600_000),
+    ("step 20 validation", 100_000),  # a checkpoint has 600,000
     ("step 40 validation", 0),
 )
 
@@ -278,6 +305,7 @@ def main() -> None:
             pages = (0, 1, 2, 4, 8) if quick else range(0, 40)
             rows = [check_save(disk, count * PAGE) for count in pages]
             rows += [check_metrics(disk, start) for start in (0, 1)]
+            rows.append(check_events(scratch, disk))
             rows += [
                 check_json(disk, name)
                 for name in ("summary.json", "config.json", "teacher.json")
