@@ -53,7 +53,7 @@ class Moment:
     Attributes:
       aim: what it is for.
       seen: "start", "config" (its file), "folder N" (of a checkpoint, finished or not),
-        or the beginning of a line.
+        one of `PHASES`, or the beginning of a line.
       seconds: that pass then.
       cold: without compiled programs of runs before.
     """
@@ -76,7 +76,9 @@ def moments(timeline: dict[str, float]) -> list[Moment]:
         Moment("start", "start", 1 + within(timeline["config"] - 1)) for _ in range(2)
     ]
     first = timeline["first step when cold"] - timeline["config"]
-    found += [Moment("compilation", "config", within(first), True) for _ in range(3)]
+    found.append(Moment("compilation", "config", within(first), True))
+    for _ in range(2):
+        found.append(Moment("compilation", "compilation", within(first / 4), True))
     for _ in range(3):
         line = f"step {2 * chosen.randrange(1, STEPS // 2)}/"
         found.append(Moment("steps", line, within(0.05)))
@@ -88,7 +90,9 @@ def moments(timeline: dict[str, float]) -> list[Moment]:
         found.append(Moment("checkpoint write", folder, within(0.06)))
     rest = timeline["end"] - timeline["last validation"]
     end = f"step {STEPS} validation"
-    return found + [Moment("end", end, within(rest)) for _ in range(5)]
+    found += [Moment("end", end, within(rest)) for _ in range(3)]
+    last = "final test evaluation"  # it is short, so the run is asked until it is there
+    return found + [Moment(last, last, within(0.02)) for _ in range(2)]
 
 
 def seen(moment: str, folder: pathlib.Path, output: str) -> bool:
@@ -112,6 +116,21 @@ def where(trace: str, left: list[str]) -> str:
     return f"{name}, a checkpoint half written" if left else name
 
 
+def ask(process: subprocess.Popen, log: pathlib.Path) -> str:
+    """The stacks of its threads, which it writes into its log at once."""
+    before = told = log.stat().st_size
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGUSR1)
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        time.sleep(0.001)
+        size = log.stat().st_size
+        if (size == told and size > before) or process.poll() is not None:
+            break
+        told = size
+    return log.read_bytes()[before:].decode(errors="replace")
+
+
 def kill_at(moment: Moment, folder: pathlib.Path, cache: pathlib.Path) -> dict:
     """Runs the command, kills it and all its processes then, and tells where it was."""
     words = workfolders.command(folder)
@@ -130,17 +149,19 @@ def kill_at(moment: Moment, folder: pathlib.Path, cache: pathlib.Path) -> dict:
     ):
         began = time.monotonic()
         path = pathlib.Path(output.name)
-        while not seen(moment.seen, folder, path.read_text()):
+        asked = moment.seen in dict(PHASES)
+        awaited = moment.seen
+        if asked:
+            awaited = "config" if moment.cold else f"step {STEPS}/"
+        while not seen(awaited, folder, path.read_text()):
             if process.poll() is not None or time.monotonic() - began > PATIENCE:
                 break
             time.sleep(0.001)
+        while asked and process.poll() is None:
+            if where(ask(process, log), []) == moment.seen:
+                break
         time.sleep(moment.seconds)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGUSR1)
-            told, until = -1, time.monotonic() + 1
-            while time.monotonic() < until and told != log.stat().st_size:
-                told = log.stat().st_size or -1
-                time.sleep(0.001)
+        trace = ask(process, log)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -148,7 +169,7 @@ def kill_at(moment: Moment, folder: pathlib.Path, cache: pathlib.Path) -> dict:
     done = (folder / "summary.json").exists()
     steps = re.findall(r"^step (\d+)/", path.read_text(), re.MULTILINE)
     return {
-        "phase": "after the summary" if done else where(log.read_text(), left),
+        "phase": "after the summary" if done else where(trace, left),
         "killed": process.returncode == -signal.SIGKILL,
         "last logged step": int(steps[-1]) if steps else 0,
         "saved": sorted(
