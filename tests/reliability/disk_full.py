@@ -64,7 +64,8 @@ class Disk:
         self._ballast.unlink(missing_ok=True)
 
     def close(self) -> None:
-        subprocess.run(["umount", self.path], check=True)
+        # Lazily: writers that failed may hold a file open.
+        subprocess.run(["umount", "--lazy", self.path], check=True)
 
 
 @contextlib.contextmanager
