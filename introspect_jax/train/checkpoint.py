@@ -251,10 +251,10 @@ def _silence_orbax() -> None:
     def forgotten(error: BaseException | None) -> bool:
         trace = error.__traceback__ if error else None
         files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
-        # The second is what TensorStore's threads meet when Orbax no longer waits.
-        return (
-            any("orbax" in pathlib.Path(file).parts for file in files)
-            or str(error) == "Event loop is closed"
+        # Of TensorStore's futures, and what its threads meet when Orbax does not wait.
+        words = ("tensorstore_spec", "Event loop is closed")
+        return any("orbax" in pathlib.Path(file).parts for file in files) or any(
+            word in str(error) for word in words
         )
 
     def hook(unraisable: Any) -> None:

@@ -263,7 +263,7 @@ def main() -> None:
         scratch = pathlib.Path(name)
         rows = check_checkpoints(scratch, flips=10)
         rows += check_strays(scratch)
-        rows += damaged_files.check_files(scratch / "files", flips=100_000)
+        rows += damaged_files.check_files(scratch / "files", flips=300)
         rows += damaged_runs.check_runs(scratch / "runs")
     gc.collect()  # what was left behind speaks now or never
     rows.append({"stack traces of threads": traces[:5], "ok": not traces})

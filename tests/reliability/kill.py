@@ -28,7 +28,7 @@ PATIENCE = 300.0  # seconds for something to be seen
 # The command itself, and it tells where it is when it is asked.
 TELLING = """
 import faulthandler, runpy, signal, sys
-faulthandler.register(signal.SIGUSR1, all_threads=True)
+faulthandler.register(signal.SIGUSR1, all_threads=False)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -108,16 +108,14 @@ def seen(moment: str, folder: pathlib.Path, output: str) -> bool:
 
 
 def where(trace: str, left: list[str]) -> str:
-    """The phase, of the stacks and of the unfinished checkpoints that were left."""
-    stacks = re.split(r"(?:Current thread|Thread) .*\n", trace)
-    main = next((stack for stack in stacks if "runpy" in stack), "")
-    matching = [name for name, pattern in PHASES if re.search(pattern, main)]
+    """The phase, of the stack and of the unfinished checkpoints that were left."""
+    matching = [name for name, pattern in PHASES if re.search(pattern, trace)]
     name = (matching or ["imports and data"])[0]
     return f"{name}, a checkpoint half written" if left else name
 
 
 def ask(process: subprocess.Popen, log: pathlib.Path) -> str:
-    """The stacks of its threads, which it writes into its log at once."""
+    """The stack of its main thread, which it writes into its log at once."""
     before = told = log.stat().st_size
     if process.poll() is None:
         os.kill(process.pid, signal.SIGUSR1)
@@ -160,6 +158,7 @@ def kill_at(moment: Moment, folder: pathlib.Path, cache: pathlib.Path) -> dict:
         while asked and process.poll() is None:
             if where(ask(process, log), []) == moment.seen:
                 break
+            time.sleep(0.005)
         time.sleep(moment.seconds)
         trace = ask(process, log)
         with contextlib.suppress(ProcessLookupError):
