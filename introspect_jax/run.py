@@ -66,7 +66,7 @@ def run(
             remark = "finished before; remove the folder to run it again"
             _show(summary, workdir, remark)
             return summary
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             logging.warning("%s is damaged (%s); written anew", finished, error)
     experiment = prepare(
         name, config, workdir, dataset=dataset, should_stop=should_stop
@@ -112,14 +112,16 @@ def run(
         "device": describe_device(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-    if processes.is_first():
-        write_json(finished, summary)
-    processes.wait_for_all("finished")
     if pictures and processes.is_first():
         try:
             figures.draw_all(experiment.alone(), at_hand(last), workdir)
         except Exception as error:  # no picture is worth the result of a run
-            logging.exception("a picture could not be drawn: %s", error)
+            trace = not isinstance(error, OSError)
+            logging.error("a picture could not be drawn: %s", error, exc_info=trace)
+    # Last: a run that is killed before is not finished, and finishes all of it.
+    if processes.is_first():
+        write_json(finished, summary)
+    processes.wait_for_all("finished")
     _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
     return summary
 

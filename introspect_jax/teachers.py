@@ -145,9 +145,13 @@ def mean_probs(run: Run, temperature: float) -> np.ndarray:
 
 
 def read_record(workdir: epath.Path) -> dict[str, Any] | None:
-    """What `teacher.json` of a student says of its teacher, if it has one."""
+    """What `teacher.json` of a student says of its teacher, if it has one.
+
+    Raises:
+      UserError: it is damaged.
+    """
     stored = workdir / "teacher.json"
-    return read_json(stored) if stored.exists() else None
+    return read_json(stored, "state_sha256") if stored.exists() else None
 
 
 def _check(

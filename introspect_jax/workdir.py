@@ -38,10 +38,13 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
             probe.write_text("")
             probe.unlink()
         if not stored.exists():
+            if any((workdir / "checkpoints").glob("*")):
+                raise ValueError("missing, and there are checkpoints")
             return workdir
         before = json.loads(stored.read_text())
         if not isinstance(before, dict):
             raise ValueError("not an object")
+        before = fields(ConfigDict(before))
     except ImportError as error:
         raise UserError(
             f"work folder {path!r} needs a package ({error}); for gs:// folders: "
@@ -60,7 +63,7 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
     # A field that came with a later version had its default before.
     now = fields(ConfigDict(json.loads(to_json(config))))
     defaults = fields(ConfigDict(json.loads(to_json(default_config()))))
-    before = {n: defaults[n] for n in now if n in defaults} | fields(ConfigDict(before))
+    before = {n: defaults[n] for n in now if n in defaults} | before
     if before != now:
         raise UserError(
             f"work folder {path!r} holds a run of another config "

@@ -2,8 +2,14 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
+import logging as python_logging
+import pathlib
+import shutil
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,19 +37,26 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.Path, kept: int):
         """`workdir` is absolute: Orbax writes from a thread."""
+        _silence_orbax()
         self._root = workdir / "checkpoints"
         self._damaged = workdir / "damaged"
         self._policy = _NewestAndBest(kept)
-        options = ocp.CheckpointManagerOptions(preservation_policy=self._policy)
+        # Moved there at once and then deleted: whoever is killed while deleting files
+        # leaves no checkpoint that looks damaged. Orbax does not on object stores.
+        self._deleted = self._root / "deleted"
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy, todelete_subdir=self._deleted.name
+        )
         with self._writing():
             self._root.mkdir(parents=True, exist_ok=True)  # Orbax waits for minutes
+            self._delete()
             self._manager = ocp.CheckpointManager(
                 self._root, options=options, item_names=("state", "meta")
             )
         for step in self._manager.all_steps():
             try:
                 self._policy.add(step, self._read_meta(step))
-            except Exception:  # reported when it is this checkpoint's turn
+            except Exception:  # kept, and reported when it is this checkpoint's turn
                 continue
 
     def save(self, state: TrainState, meta: Meta) -> None:
@@ -59,6 +72,7 @@ class Checkpoints:
         step = int(state.step)
         self._policy.add(step, meta)
         with self._writing():
+            self._delete()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -80,6 +94,11 @@ class Checkpoints:
 
     def restore_best(self, like: TrainState) -> tuple[TrainState, Meta] | None:
         """The intact state with the best validation top-1, the later one in a tie."""
+        for step in set(self._manager.all_steps()) - self._policy.known():
+            # Its score could not be read: it may have been the best.
+            found = self._first_intact([step], like, needed=False)
+            if found:
+                self._policy.add(step, found[1])
         steps = [s for s in self._policy.ranked() if s in self._manager.all_steps()]
         return self._first_intact(steps, like)
 
@@ -152,6 +171,11 @@ class Checkpoints:
         self._manager.reload()
         return target
 
+    def _delete(self) -> None:
+        if self._deleted.exists():
+            for path in self._deleted.iterdir():
+                shutil.rmtree(path, ignore_errors=True)
+
     def newest_step(self) -> int | None:
         """Step of the newest checkpoint."""
         return self._manager.latest_step()
@@ -178,8 +202,12 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
-        """Waits and frees the threads."""
-        self._manager.close()
+        """Waits and frees the threads; see `wait` for its errors."""
+        with self._writing():
+            self._manager.close()
+            self._delete()
+            if self._deleted.exists():
+                self._deleted.rmdir()
 
 
 class _NewestAndBest:
@@ -190,21 +218,55 @@ class _NewestAndBest:
 
     def __init__(self, kept: int):
         self._kept = kept
-        self._scores: dict[int, float] = {}
+        self._scores: dict[int, float | None] = {}
 
     def add(self, step: int, meta: Meta) -> None:
-        if meta["validation"]:
-            self._scores[step] = meta["validation"]["top1"]
+        validation = meta["validation"]
+        self._scores[step] = validation["top1"] if validation else None
+
+    def known(self) -> set[int]:
+        """Steps whose meta was read."""
+        return set(self._scores)
 
     def ranked(self) -> list[int]:
         """Steps with a score, the best first, the later first in a tie."""
-        return sorted(self._scores, key=lambda s: (self._scores[s], s), reverse=True)
+        scores = [(score, s) for s, score in self._scores.items() if score is not None]
+        return [step for _, step in sorted(scores, reverse=True)]
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         steps = [info.step for info in checkpoints]
         keep = set(steps[-self._kept :])
         keep |= set([step for step in self.ranked() if step in steps][:1])
+        keep |= set(steps) - self.known()  # damaged, and not yet set aside
         return [step in keep for step in steps]
+
+
+@functools.cache
+def _silence_orbax() -> None:
+    """Orbax prints no stack traces, in its threads or of tasks that it forgets.
+
+    What went wrong is in the exception that it raises.
+    """
+
+    def forgotten(error: BaseException | None) -> bool:
+        trace = error.__traceback__ if error else None
+        files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
+        # Of TensorStore's futures, and what its threads meet when Orbax does not wait.
+        words = ("tensorstore_spec", "Event loop is closed")
+        return any("orbax" in pathlib.Path(file).parts for file in files) or any(
+            word in str(error) for word in words
+        )
+
+    def hook(unraisable: Any) -> None:
+        if not forgotten(unraisable.exc_value):
+            before(unraisable)
+
+    def keep(record: python_logging.LogRecord) -> bool:
+        return not (record.exc_info and forgotten(record.exc_info[1]))
+
+    before, sys.unraisablehook = sys.unraisablehook, hook
+    for name in ("asyncio", "absl"):
+        python_logging.getLogger(name).addFilter(keep)
 
 
 def _digest(meta: Meta) -> str:

@@ -1,22 +1,47 @@
 """Files that are there whole or not at all, on any file system."""
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from introspect_jax.errors import UserError
 
 
+@contextlib.contextmanager
+def writing(path: os.PathLike) -> Iterator[None]:
+    """Within it, an error of the file system is one of the user's.
+
+    Raises:
+      UserError: names the file: a full disk, a quota, missing rights.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{os.fspath(path)!r} cannot be written ({error.strerror or error}); what "
+            "was saved is kept: make room, then run the same command"
+        ) from error
+
+
 def write_text(path: epath.Path, text: str) -> None:
-    """Writes the whole file or nothing."""
+    """Writes the whole file or nothing; see `writing` for its errors."""
     temporary = path.parent / f"{path.name}.tmp"
-    temporary.write_text(text)
-    temporary.replace(path)
+    with writing(path):
+        try:
+            temporary.write_text(text)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: epath.Path, value: Any) -> None:
-    """Writes the whole file or nothing."""
+    """Writes the whole file or nothing; see `writing` for its errors."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -40,16 +65,23 @@ def read_json(path: epath.Path, *needed: str) -> dict[str, Any]:
 
 
 def read_lines(path: epath.Path) -> list[dict]:
-    """The records of a `.jsonl` file; what is damaged ends it."""
-    records = []
-    if path.exists():
-        text = path.read_bytes().decode(errors="replace")
-        for line in text.splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if not isinstance(record, dict) or not {"step", "split"} <= record.keys():
-                break
+    """The records of a `.jsonl` file, each with an int `step` and a str `split`.
+
+    Lines that are damaged are left out, with a warning; a last line without its end is
+    not damaged: whoever wrote it was killed.
+    """
+    records: list[dict] = []
+    if not path.exists():
+        return records
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record["step"], int) or not isinstance(
+                record["split"], str
+            ):
+                raise ValueError("no record")
             records.append(record)
+        except (ValueError, KeyError, TypeError):
+            logging.warning("%s: line %d is damaged; left out", path, number)
     return records

@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 
+from absl import logging
 from etils import epath
 from rich.console import Console
 from rich.progress import (
@@ -19,7 +20,7 @@ from rich.progress import (
 )
 
 from introspect_jax import processes
-from introspect_jax.train.files import read_lines, write_text
+from introspect_jax.train.files import read_lines, write_text, writing
 
 
 class Metrics:
@@ -27,26 +28,27 @@ class Metrics:
 
     A run that continues from step s drops the records after s, which it writes again.
     Of several processes the first writes.
+
+    Raises:
+      UserError: what it writes cannot be written; so do its methods.
     """
 
     def __init__(self, workdir: epath.Path, start: int):
         self._silent = not processes.is_first()
         if self._silent:
             return
-        from tensorboardX import SummaryWriter
-
         self._path = workdir / "metrics.jsonl"
         before = read_lines(self._path) if start else []
         self._records = [r for r in before if r["step"] <= start]
+        if start and not {0, start} <= {r["step"] for r in self._records}:
+            logging.warning(
+                "%s: records of the steps up to %d are missing", self._path, start
+            )
         self._rewrite()
         # Object stores cannot append: records and events are kept here and sent whole.
         self._remote = workdir / "tensorboard" if "://" in str(workdir) else None
         self._local = tempfile.mkdtemp() if self._remote else workdir / "tensorboard"
-        self._board = SummaryWriter(
-            os.fspath(self._local),
-            purge_step=start + 1 if start else None,
-            filename_suffix=f".{start}",  # two sessions may begin in one second
-        )
+        self._board = _Board(os.fspath(self._local), start)
 
     def _rewrite(self) -> None:
         lines = [json.dumps(record) + "\n" for record in self._records]
@@ -61,10 +63,9 @@ class Metrics:
         if self._remote:
             self._rewrite()
         else:
-            with open(self._path, "a") as file:
+            with writing(self._path), open(self._path, "a") as file:
                 file.write(json.dumps(record) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        self._board.write(step, {f"{split}/{n}": value for n, value in values.items()})
 
     def close(self) -> None:
         """Finishes the files."""
@@ -75,6 +76,53 @@ class Metrics:
             self._remote.mkdir(parents=True, exist_ok=True)
             for file in epath.Path(self._local).iterdir():
                 (self._remote / file.name).write_bytes(file.read_bytes())
+
+
+class _Board:
+    """Scalars for TensorBoard.
+
+    Written at once: the thread of tensorboardX's SummaryWriter dies of a full disk, and
+    then the run would wait for it without end.
+    """
+
+    FLUSH_SECONDS = 30
+
+    def __init__(self, folder: str, start: int):
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._folder = epath.Path(folder)
+        self._scalar, self._event = summary.scalar, Event
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # Two sessions may begin in one second.
+            self._file = EventsWriter(os.path.join(folder, "events"), f".{start}")
+            if start:  # TensorBoard drops what sessions before wrote from there on
+                began = SessionLog(status=SessionLog.START)
+                self._file.write_event(Event(step=start + 1, session_log=began))
+            self._flush()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        with writing(self._folder):
+            for name, value in values.items():
+                self._file.write_event(
+                    self._event(
+                        wall_time=time.time(),
+                        step=step,
+                        summary=self._scalar(name, value),
+                    )
+                )
+            if time.monotonic() - self._flushed > self.FLUSH_SECONDS:
+                self._flush()
+
+    def _flush(self) -> None:
+        self._file.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        with writing(self._folder):
+            self._file.close()
 
 
 def read_cost(workdir: epath.Path) -> dict[str, float]:
