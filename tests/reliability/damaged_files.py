@@ -68,7 +68,7 @@ def read_summary(folder: pathlib.Path, config: ConfigDict) -> bool:
     """Whether it is shown; else the run is finished anew."""
     load = whole_run.sources.load
 
-    def stop(config):
+    def stop(config, **options):
         raise _Anew
 
     whole_run.sources.load = stop

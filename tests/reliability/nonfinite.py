@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import workfolders
-from conftest import TinyBackbone
 from etils import epath
+from tiny import build_tiny
 
 from introspect_jax import models
 from introspect_jax import run as whole_run
@@ -159,11 +159,7 @@ def small_runs() -> Iterator[None]:
     def on_one(config, dataset, **options):
         return build(config, dataset, jax.devices()[:1], **options)
 
-    def tiny(name, num_classes, **options):
-        del name, options
-        return models.Classifier(TinyBackbone(), num_classes)
-
-    whole_run.build, models.build = on_one, tiny
+    whole_run.build, models.build = on_one, build_tiny
     try:
         yield
     finally:

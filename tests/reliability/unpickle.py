@@ -30,12 +30,12 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "reliability")]
 
-import conftest
 import jax
 import numpy as np
 from absl import logging
 from common import TooLong, limit, parse_arguments, write_result
 from etils import epath
+from tiny import build_tiny
 
 from introspect_jax import models, run
 from introspect_jax.config import default_config
@@ -436,7 +436,7 @@ def main(every: int = 1, verbose: bool = False) -> dict[str, Any]:
     def tiny(name, num_classes, **options):
         del options
         kept(name, num_classes)  # unknown names are refused as ever
-        return models.Classifier(conftest.TinyBackbone(), num_classes)
+        return build_tiny(name, num_classes)
 
     failures, traces = [], []
     told: collections.Counter[str] = collections.Counter()
