@@ -109,10 +109,10 @@ def seen(moment: str, folder: pathlib.Path, output: str) -> bool:
     return f"\n{moment}" in f"\n{output}"
 
 
-def where(trace: str, left: list[str]) -> str:
+def where(trace: str, left: list[str], stepped: bool = False) -> str:
     """The phase, of the stack and of the unfinished checkpoints that were left."""
     matching = [name for name, pattern in PHASES if re.search(pattern, trace)]
-    name = (matching or ["imports and data"])[0]
+    name = (matching or ["not known" if stepped else "imports and data"])[0]
     return f"{name}, a checkpoint half written" if left else name
 
 
@@ -170,7 +170,7 @@ def kill_at(moment: Moment, folder: pathlib.Path, cache: pathlib.Path) -> dict:
     done = (folder / "summary.json").exists()
     steps = re.findall(r"^step (\d+)/", path.read_text(), re.MULTILINE)
     return {
-        "phase": "after the summary" if done else where(trace, left),
+        "phase": "after the summary" if done else where(trace, left, bool(steps)),
         "status": process.returncode,
         "killed": process.returncode == -signal.SIGKILL,
         "last logged step": int(steps[-1]) if steps else 0,
