@@ -160,6 +160,32 @@ def test_sigterm_saves_and_any_number_of_processes_continues(tmp_path, count):
 
 
 @slow
+def test_a_damaged_checkpoint_is_set_aside_once(tmp_path):
+    """Both find it damaged, and both go on from the one before."""
+    fields = {"total_steps": 400, "eval_steps": 400, "checkpoint_steps": 20}
+    fields["log_steps"] = 10
+    two = Processes(tmp_path, "two", 2, **fields)
+    wait_for_step(tmp_path / "two", 100)
+    for process in two.processes:
+        process.kill()
+    two.wait()
+    steps = [
+        p for p in (tmp_path / "two" / "checkpoints").iterdir() if p.name.isdigit()
+    ]
+    newest = max(steps, key=lambda p: int(p.name))
+    largest = max(newest.rglob("*"), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    again = Processes(tmp_path, "two", 2, **fields)
+    assert again.wait() == [0, 0], again.text(0) + again.text(1)
+    aside = [p.name for p in (tmp_path / "two" / "damaged").iterdir()]
+    assert aside == [f"{newest.name}-0"]
+    assert f"the checkpoint of step {newest.name} is damaged" in again.text(0)
+    assert "continuing from step" in again.text(0)
+
+
+@slow
 def test_a_process_that_dies_ends_the_other(tmp_path):
     fields = {"total_steps": 3000, "log_steps": 10, "checkpoint_steps": 20}
     fields["eval_steps"] = 3000

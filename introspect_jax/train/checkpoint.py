@@ -20,6 +20,7 @@ from absl import logging
 from etils import epath
 
 from introspect_jax.errors import UserError
+from introspect_jax.processes import all_agree, is_first, wait_for_all
 from introspect_jax.train.state import TrainState, state_sha256
 
 Meta = dict[str, Any]
@@ -156,7 +157,8 @@ class Checkpoints:
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
         ).state
         digest = state_sha256(state)
-        if digest != meta["state_sha256"]:
+        # What one process finds damaged none of them uses.
+        if not all_agree(digest == meta["state_sha256"]):
             raise ValueError(
                 f"its SHA-256 is {digest[:12]}, not {meta['state_sha256'][:12]}"
             )
@@ -167,12 +169,15 @@ class Checkpoints:
         self._damaged.mkdir(parents=True, exist_ok=True)
         number = len(list(self._damaged.iterdir()))
         target = self._damaged / f"{step}-{number}"
-        (self._root / str(step)).rename(target)
+        wait_for_all("damaged")  # all have counted, and none reads any more
+        if is_first():
+            (self._root / str(step)).rename(target)
+        wait_for_all("set aside")
         self._manager.reload()
         return target
 
     def _delete(self) -> None:
-        if self._deleted.exists():
+        if is_first() and self._deleted.exists():
             for path in self._deleted.iterdir():
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -206,7 +211,7 @@ class Checkpoints:
         with self._writing():
             self._manager.close()
             self._delete()
-            if self._deleted.exists():
+            if is_first() and self._deleted.exists():
                 self._deleted.rmdir()
 
 
