@@ -280,6 +280,19 @@ def test_records_between_the_regular_ones_do_not_count(study, written, tmp_path)
     assert 173 not in [record["step"] for record in curves["train"]]
 
 
+def test_times_are_told_only_where_runs_are_alike():
+    def runs(*seconds):
+        costs = [{"flops_per_step": 3.0, "step_seconds": s} for s in seconds]
+        return {seed: {"summary": {"cost": c}} for seed, c in enumerate(costs)}
+
+    calm = statistics._cost(runs(2.0, 2.4), runs(1.0, 1.2))
+    assert calm == {"flops_per_step_ratio": 1.0, "step_seconds_ratio": 2.0}
+    for own, base in (((2.0, 2.6), (1.0, 1.2)), ((2.0, 2.4), (1.0, 1.3))):
+        shared = statistics._cost(runs(*own), runs(*base))
+        assert math.isnan(shared["step_seconds_ratio"])
+        assert shared["flops_per_step_ratio"] == 1.0
+
+
 RESULTS = sorted(p.parent for p in ROOT.glob("results/*/study.json"))
 
 

@@ -33,8 +33,9 @@ def page(
             "*Last step; mean ± standard deviation of one run (95 % t interval of the "
             f"mean); differences to `{study['baseline']}` paired by seed; p-values of "
             "the paired t test, corrected by Holm over all differences of the setting; "
-            "cost as multiples of the baseline's step, time of the fastest run of each "
-            "(others shared the machine with more).*"
+            "cost as multiples of the baseline's step; no time where it differs by "
+            "more than a quarter between runs of one arm, which shared their machine "
+            "with others.*"
         )
         parts += [sentences(part, study["baseline"])]
         if part["contrasts"]:

@@ -19,6 +19,8 @@ from introspect_jax.report.study.collect import Collected
 METRICS = ("top1", "nll", "ece")
 # The difference in top-1 for which the number of seeds is given: half a point.
 OF_INTEREST = 0.005
+# Times of a step that differ by no more than this factor are of the same machine.
+ALIKE = 1.25
 SIGNIFICANT = 0.05
 Row = dict[str, Any]
 
@@ -115,17 +117,19 @@ def _row(
 def _cost(runs: dict[int, Row], baseline: dict[int, Row]) -> Row:
     """Of a step: FLOPs and time, as multiples of the baseline's.
 
-    Of the run that was fastest: others shared the machine with more.
+    Times are of the fastest run of each, and only where those of one arm are alike:
+    runs that share a machine take what the others leave them.
     """
 
-    def least(found: dict[int, Row], name: str) -> float:
-        costs = [record["summary"]["cost"].get(name) for record in found.values()]
-        return min((c for c in costs if c is not None), default=math.nan)
+    def costs(found: dict[int, Row], name: str) -> list[float]:
+        given = [record["summary"]["cost"].get(name) for record in found.values()]
+        return [cost for cost in given if cost is not None]
 
     ratios = {}
     for name in ("flops_per_step", "step_seconds"):
-        below = least(baseline, name)
-        ratios[f"{name}_ratio"] = least(runs, name) / below if below else math.nan
+        own, base = costs(runs, name), costs(baseline, name)
+        alike = all(c and max(c) <= ALIKE * min(c) for c in (own, base))
+        ratios[f"{name}_ratio"] = min(own) / min(base) if alike else math.nan
     return ratios
 
 
