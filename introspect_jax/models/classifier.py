@@ -40,8 +40,8 @@ def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
 def normalization(backbone: nn.Module, train: bool, name: str) -> nn.Module:
     """The normalisation that the backbone asks for, of each `NORMS`.
 
-    `group` sees one example at a time, in groups of 8 channels (Wu and He 2018 have
-    16 in networks four times as wide), so training and explanation share a pass.
+    `group` (Wu and He 2018) sees one example at a time, so that training and
+    explanation share a pass; in groups of 8 channels, which divide all widths here.
     """
     if backbone.norm == "batch":
         return batch_norm(train, backbone.dtype, name)
