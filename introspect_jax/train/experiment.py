@@ -31,7 +31,7 @@ from introspect_jax.train.parallel import (
 )
 from introspect_jax.train.parts import Batch
 from introspect_jax.train.state import TrainState, deployed_variables, init_state
-from introspect_jax.train.step import make_eval_step, make_train_step
+from introspect_jax.train.step import make_eval_step, make_train_step, on_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +281,14 @@ def build(
         for_shapes = methods.make(config.method, context)
     schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+    step = make_train_step(
+        method,
+        optimizer,
+        schedule,
+        config,
+        num_classes=dataset.num_classes,
+        size=size,
+    )
     return Experiment(
         config=config,
         dataset=dataset,
@@ -288,15 +296,7 @@ def build(
         mesh=mesh,
         method=method,
         optimizer=optimizer,
-        train_step=make_train_step(
-            method,
-            optimizer,
-            schedule,
-            config,
-            num_classes=dataset.num_classes,
-            size=size,
-            mesh=mesh,
-        ),
+        train_step=on_mesh(step, config.parallel.mode, mesh),
         eval_step=make_eval_step(method.model, config, size=size, mesh=mesh),
         abstract_constants=for_shapes.constants,
         positions=method.sampler or order,

@@ -56,41 +56,36 @@ def micro_batches(
     common = {name: value for name, value in batch.items() if name not in rows}
     units = len(batch["index"]) // unit
 
-    def grouped(leaf):
-        return leaf.reshape(units, unit, *leaf.shape[1:])
+    # [units, unit, ...]: what stays together is one entry of the first axis.
+    grouped = {n: x.reshape(units, unit, *x.shape[1:]) for n, x in rows.items()}
 
-    def flat(leaf):
-        return leaf.reshape(-1, *leaf.shape[2:])
+    def flat(piece: Batch) -> Batch:
+        return common | {n: x.reshape(-1, *x.shape[2:]) for n, x in piece.items()}
 
     if units % count == 0 and jax.default_backend() != "cpu":
-        pieces = jax.tree.map(
-            lambda leaf: jnp.moveaxis(
-                leaf.reshape(units // count, count, unit, *leaf.shape[1:]), 1, 0
-            ),
-            rows,
-        )
+        pieces = {
+            n: jnp.moveaxis(x.reshape(units // count, count, *x.shape[1:]), 1, 0)
+            for n, x in grouped.items()
+        }
 
         def add(total: Part, numbered) -> tuple[Part, None]:
             number, piece = numbered
-            part = part_of(common | jax.tree.map(flat, piece), first + number)
-            return _add(total, part, 1 / count), None
+            return _add(total, part_of(flat(piece), first + number), 1 / count), None
 
         shapes = jax.eval_shape(
-            lambda: part_of(
-                common | jax.tree.map(lambda leaf: flat(leaf[0]), pieces), first
-            )
+            lambda: part_of(flat({n: x[0] for n, x in pieces.items()}), first)
         )
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.scan(add, zeros, (jnp.arange(count), pieces))[0]
 
     total = None
     for number in range(count):
-        piece = jax.tree.map(lambda leaf: flat(grouped(leaf)[number::count]), rows)  # noqa: B023
-        part = part_of(common | piece, first + number)
+        piece = {n: x[number::count] for n, x in grouped.items()}
+        part = part_of(flat(piece), first + number)
         weight = len(range(number, units, count)) / units
         total = _add(total, part, weight)
         # The next piece starts when this one is done: memory is for one at a time.
-        total, rows = jax.lax.optimization_barrier((total, rows))
+        total, grouped = jax.lax.optimization_barrier((total, grouped))
     assert total is not None
     return total
 

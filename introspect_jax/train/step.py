@@ -18,6 +18,14 @@ from introspect_jax.train.state import TrainState
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
+def on_mesh(step: Step, mode: str, mesh: Mesh) -> Step:
+    """`step` of `make_train_step`, jitted for all devices, the state donated."""
+    if mode == "pmapped":
+        step = on_devices(step, mesh)
+    everywhere = replicated(mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere))
+
+
 def make_train_step(
     method: Method,
     optimizer: optax.GradientTransformation,
@@ -26,9 +34,10 @@ def make_train_step(
     *,
     num_classes: int,
     size: tuple[int, int],
-    mesh: Mesh,
 ) -> Step:
-    """`train_step(state, batch) -> (state, metrics)`, jitted, the state donated.
+    """`train_step(state, batch) -> (state, metrics)`, for `on_mesh`.
+
+    It is written for the whole batch; or, `pmapped`, for the share of one device.
 
     A batch is `{"seed": uint32, "index": int32 [batch], "constants": ...}`, the last of
     them `Method.constants()`, with either `"pool"`, the images and labels of the whole
@@ -44,29 +53,6 @@ def make_train_step(
         and `average_decay` are read.
       num_classes: of the data.
       size: `(h, w)` that the network sees.
-      mesh: the devices.
-    """
-    step = device_step(
-        method, optimizer, schedule, config, num_classes=num_classes, size=size
-    )
-    if config.parallel.mode == "pmapped":
-        step = on_devices(step, mesh)
-    everywhere = replicated(mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere))
-
-
-def device_step(
-    method: Method,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    config,
-    *,
-    num_classes: int,
-    size: tuple[int, int],
-) -> Step:
-    """The step as it is written: for the whole batch, or, `pmapped`, for one device.
-
-    Arguments as those of `make_train_step`.
     """
     data, pieces = config.data, config.accumulation_steps
     replicas = config.parallel.replicas if config.parallel.mode == "pmapped" else 1

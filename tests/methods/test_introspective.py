@@ -35,6 +35,26 @@ def test_it_is_introspect_and_loss_fn():
     np.testing.assert_allclose(metrics["loss_weights"], 1.5)
 
 
+@pytest.mark.parametrize("every", [2, 3])
+def test_every_nth_example_is_explained(every):
+    """The others have the loss of standard training, whatever the weight."""
+    method = now(temperature=0.3, explain_every=every)
+    value, (state, _, metrics) = loss(method, step=1)
+    labels = batch(method)["label"]
+    logits = jnp.asarray(log_probs(method, images()), jnp.float32)
+    target = soft_target(method, temperature=0.3)
+    with_target, parts = loss_fn(logits, labels, target, weight=0.5)
+    explained = np.arange(len(labels)) % every == 0
+    assert 0 < explained.sum() < len(labels)
+    wanted = np.where(explained, with_target, ce(labels, logits))
+    np.testing.assert_allclose(value, wanted.mean(), rtol=1e-5)
+    soft = np.asarray(parts["distillation"])[explained]
+    np.testing.assert_allclose(metrics["distillation"], soft.mean(), rtol=1e-4)
+    _, (standard, _, said) = loss(make("standard"))
+    states_equal(state, standard)
+    assert metrics["accuracy"] == said["accuracy"]
+
+
 def test_introspection_changes_no_statistics():
     """The batch statistics after a step are those of standard training."""
     _, (introspective, _, _) = loss(now(), step=5)
@@ -224,3 +244,8 @@ def test_two_classes_need_the_support_all():
     with pytest.raises(UserError, match="support=all"):
         make("introspective", classes=2)
     assert make("introspective", classes=2, support="all")
+
+
+def test_explain_every_counts_examples():
+    with pytest.raises(UserError, match="explain_every must be at least 1, got 0"):
+        make("introspective", explain_every=0)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from introspect_jax import class_similarity, models
+from introspect_jax.data import sources
 from introspect_jax.errors import UserError
+from introspect_jax.train.experiment import build
 
 
 def parameters(name, classes, size, **options):
@@ -152,3 +154,44 @@ def test_head_gives_the_exact_norms(network):
 def test_unknown_networks(options, says):
     with pytest.raises(UserError, match=says):
         models.build(num_classes=10, **options)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn10_1", "resnet18", "resnet50"])
+def test_group_normalisation_sees_one_example(name):
+    """The same logits alone, in a batch, in training; and nothing is carried."""
+    model = models.build(name, 3, norm="group")
+    images = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))
+    variables = jax.jit(lambda key: model.init(key, images[:1], train=True))(
+        jax.random.key(1)
+    )
+    assert variables.keys() == {"params"}
+
+    def apply(x, train):
+        return jax.jit(lambda x: model.apply(variables, x, train=train))(x)
+
+    together = apply(images, True)
+    np.testing.assert_allclose(together, apply(images, False), atol=1e-5)
+    np.testing.assert_allclose(together[1:2], apply(images[1:2], True), atol=1e-5)
+    assert np.abs(np.diff(together, axis=0)).max() > 1e-4
+
+
+def test_unknown_norm():
+    with pytest.raises(UserError, match="unknown model norm 'bach'"):
+        models.build("resnet8", 3, norm="bach")
+
+
+def test_explanation_shares_the_pass_of_group_normalisation(digits_config):
+    """5 units to 3, a forward pass done once; with a BatchNorm it is 6 to 3."""
+    digits_config.model.name = "resnet8"
+    flops = {}
+    for norm in ("batch", "group"):
+        for method in ("standard", "introspective"):
+            digits_config.model.norm, digits_config.method.name = norm, method
+            made = build(
+                digits_config, sources.load(digits_config.data), jax.devices()[:1]
+            )
+            state, batch = made.abstract_state(), next(made.batches(0))
+            compiled = made.train_step.lower(state, batch).compile()
+            flops[norm, method] = compiled.cost_analysis()["flops"]
+    assert 1.9 < flops["batch", "introspective"] / flops["batch", "standard"] < 2.05
+    assert 1.6 < flops["group", "introspective"] / flops["group", "standard"] < 1.75

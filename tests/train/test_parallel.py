@@ -15,7 +15,7 @@ from introspect_jax.train.experiment import build
 from introspect_jax.train.parallel import make_mesh, rows_here
 from introspect_jax.train.parts import Part, micro_batches
 from introspect_jax.train.state import state_sha256
-from introspect_jax.train.step import device_step
+from introspect_jax.train.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 PMAPPED = {"parallel.mode": "pmapped", "parallel.replicas": 8}
@@ -59,7 +59,7 @@ def test_replicas_are_what_pmap_does(experiment):
     made = experiment(8, **PMAPPED)
     config = made.config
     schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
-    step = device_step(
+    step = make_train_step(
         made.method,
         made.optimizer,
         schedule,
@@ -138,7 +138,7 @@ def test_pieces_of_unequal_size_count_by_their_examples(experiment, pieces):
 
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_micro_batches_are_the_whole(count):
-    """16 pairs in pieces of unequal size; a pair stays together."""
+    """16 pairs in pieces, of 3 of unequal size; a pair stays together."""
     values = jnp.asarray(np.random.RandomState(0).randn(32), jnp.float32)
     seen = []
 
@@ -154,6 +154,26 @@ def test_micro_batches_are_the_whole(count):
     assert [number for number, _ in seen] == list(range(5, 5 + count))
     for _, index in seen:
         np.testing.assert_array_equal(index[0::2] + 1, index[1::2])
+
+
+@pytest.mark.parametrize("options", [{}, PMAPPED], ids=["global", "pmapped"])
+def test_pieces_in_a_loop_are_those_written_out(experiment, monkeypatch, options):
+    """Accelerators loop over pieces of one size; so does this CPU, if it is told to."""
+    changes = {"method.name": "cs_kd", "accumulation_steps": 2, **options}
+    loops, scan = [], jax.lax.scan
+
+    def counted(*given, **more):
+        loops.append(1)
+        return scan(*given, **more)
+
+    monkeypatch.setattr(jax.lax, "scan", counted)
+    written, said = steps(experiment(1, **changes), 2)
+    before = len(loops)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    looped, repeated = steps(experiment(1, **changes), 2)
+    assert len(loops) - before > before
+    close(written, looped)
+    close(said, repeated)
 
 
 def test_remat_changes_no_bit(digits_config, monkeypatch):
