@@ -196,7 +196,7 @@ def test_a_process_that_dies_ends_the_other(tmp_path):
     codes = two.wait()
     assert codes[0] not in (0, None)
     assert time.monotonic() - began < 90  # the heartbeat is 30 s
-    again = Processes(tmp_path, "two", 2, **fields | {"total_steps": 3000})
+    again = Processes(tmp_path, "two", 2, **fields)
     wait_for_step(tmp_path / "two", 60)
     for process in again.processes:
         process.kill()

@@ -1,6 +1,7 @@
 """Damage to the files of a work folder that are not checkpoints."""
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -140,7 +141,7 @@ def check_files(scratch: pathlib.Path, flips: int) -> list[dict]:
             shutil.copytree(whole, folder)
             apply(folder / name, damage)
             there = (folder / name).exists()
-            outcome = outcome_of(lambda: read(folder, config), heard)  # noqa: B023
+            outcome = outcome_of(functools.partial(read, folder, config), heard)
             ok = judge(name, kind, outcome)
             if not there:
                 # As if it had never been: the run begins it again.

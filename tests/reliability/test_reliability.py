@@ -4,6 +4,9 @@ import contextlib
 import pathlib
 
 import bad_configs
+import bombs
+import config_cases
+import image_cases
 import images
 import pytest
 import unpickle
@@ -29,22 +32,22 @@ def test_folders_of_images():
 
 def test_the_judge_of_images_can_say_no(tmp_path):
     images.make_folder(tmp_path)
-    assert "shape" in images.judge(tmp_path, images.PIXELS)
+    assert "shape" in images.judge(tmp_path, image_cases.PIXELS)
     (tmp_path / "a" / "x.png").write_bytes(b"")
-    assert "refused" in images.judge(tmp_path, images.LEFT_OUT)
-    assert "does not name" in images.judge(tmp_path, images.REFUSED, "b/x.png")
-    (tmp_path / "a" / "x.png").write_bytes(images.encoded(images.corner()))
-    assert "without a word" in images.judge(tmp_path, images.REFUSED, "a/x.png")
+    assert "refused" in images.judge(tmp_path, image_cases.LEFT_OUT)
+    assert "does not name" in images.judge(tmp_path, image_cases.REFUSED, "b/x.png")
+    (tmp_path / "a" / "x.png").write_bytes(image_cases.encoded(image_cases.corner()))
+    assert "without a word" in images.judge(tmp_path, image_cases.REFUSED, "a/x.png")
     assert "wrong pixels" in images.judge(
-        tmp_path, images.PIXELS, pixels=images.plain((0, 0, 0))
+        tmp_path, image_cases.PIXELS, pixels=image_cases.plain((0, 0, 0))
     )
 
 
 @READS_CONFIGS
 def test_configs_with_a_mistake(tiny_model, tmp_path):
     data, verdicts = bad_configs.Data(), []
-    for case in bad_configs.draw_cases(20, 5, "digits"):
-        arguments = bad_configs.command_line(case, tmp_path)
+    for case in config_cases.draw_cases(20, 5, "digits"):
+        arguments = config_cases.command_line(case, tmp_path)
         verdict, line = bad_configs.attempt(arguments, tmp_path, data)
         assert verdict != "failure", (case.describe(), line)
         verdicts.append(verdict)
@@ -54,8 +57,8 @@ def test_configs_with_a_mistake(tiny_model, tmp_path):
 @READS_CONFIGS
 def test_a_config_that_breaks_the_code_is_a_failure(monkeypatch, tmp_path):
     """Whatever it breaks: the judge knows a stack trace and a hang from an answer."""
-    case = bad_configs.Case("digits", None, "", "seed", 3, "zero", True)
-    arguments = bad_configs.command_line(case, tmp_path)
+    case = config_cases.Case("digits", None, "", "seed", 3, "zero", True)
+    arguments = config_cases.command_line(case, tmp_path)
 
     def breaks(*given, **more):
         raise KeyError("seed")
@@ -76,9 +79,9 @@ def test_a_config_that_breaks_the_code_is_a_failure(monkeypatch, tmp_path):
 
 
 def test_cases_are_the_same_for_everyone():
-    first, again = bad_configs.draw_cases(30, 1), bad_configs.draw_cases(30, 1)
+    first, again = config_cases.draw_cases(30, 1), config_cases.draw_cases(30, 1)
     assert [c.describe() for c in first] == [c.describe() for c in again]
-    assert {c.kind for c in bad_configs.draw_cases(300, 2)} >= set(bad_configs.KINDS)
+    assert {c.kind for c in config_cases.draw_cases(300, 2)} >= set(config_cases.KINDS)
 
 
 @pytest.mark.slow
@@ -90,7 +93,7 @@ def test_nothing_in_a_folder_is_run():
 @pytest.mark.filterwarnings("ignore")
 def test_bombs_in_files_that_are_read_as_text(tmp_path):
     """The reading of a run's files, without a run; and the hook that watches sees."""
-    bench = unpickle.Bench(pathlib.Path(tmp_path).resolve())
+    bench = bombs.Bench(pathlib.Path(tmp_path).resolve())
     assert unpickle.control(bench) == []
     for name, content in bench.bombs.items():
         (bench.now / name).write_bytes(content)
