@@ -3,13 +3,16 @@
     python tests/child.py LOG DEVICES FLAGS...
 
 LOG gets the numbers of the training examples that are read, a line for each reading.
-With HANG_AT in the environment it sleeps for good after that step.
+With HANG_AT in the environment it sleeps for good after that step; with SIGTERM_IN a
+SIGTERM reaches it while it compiles the training step, or evaluates the first time.
 """
 
 import os
 import pathlib
 import runpy
+import signal
 import sys
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -22,6 +25,7 @@ from tiny import build_tiny
 
 from introspect_jax import models
 from introspect_jax.data import sources
+from introspect_jax.train.experiment import Experiment
 from introspect_jax.train.progress import Reporter
 
 models.build = build_tiny
@@ -47,6 +51,33 @@ def advance(self, step):
         time.sleep(10_000)
 
 
+def stopped_inside(name):
+    """`Experiment.name` with a SIGTERM inside of its first call, not before or after."""
+    method, called = getattr(Experiment, name), []
+
+    def watched(self, *given):
+        if called:
+            return method(self, *given)
+        called.append(name)
+        ended = threading.Event()
+
+        def send():
+            time.sleep(0.05)
+            print(f"SIGTERM, {name} has ended: {ended.is_set()}", flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        result = method(self, *given)
+        ended.set()
+        sender.join()
+        return result
+
+    setattr(Experiment, name, watched)
+
+
+if os.environ.get("SIGTERM_IN"):
+    stopped_inside(os.environ["SIGTERM_IN"])
 sources.load = load_watched
 Reporter.advance = advance
 sys.argv = [str(ROOT / "launch" / "main.py"), *flags]

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -139,22 +140,35 @@ def test_two_processes_are_one_run(tmp_path, kind):
 
 
 @slow
+@pytest.mark.parametrize("phase", ["compile", "steps", "evaluate"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_sigterm_saves_and_any_number_of_processes_continues(tmp_path, count):
+def test_sigterm_saves_and_any_number_of_processes_continues(tmp_path, count, phase):
     """The signal reaches one process, the last; all of them stop at one step."""
-    fields = {"total_steps": 400, "eval_steps": 400, "checkpoint_steps": 400}
+    fields = {"total_steps": 400, "eval_steps": 100, "checkpoint_steps": 400}
     fields["log_steps"] = 10
+    fields["eval_batch_size"] = 2  # an evaluation takes long enough to be hit
     whole = Processes(tmp_path, "whole", 1, **fields)
     assert whole.wait() == [0], whole.text(0)
-    stopped = Processes(tmp_path, "stopped", count, **fields)
-    wait_for_step(tmp_path / "stopped", 20)
-    stopped.processes[-1].send_signal(signal.SIGTERM)
+    # Programs that are not cached take long enough, too.
+    inside = {"SIGTERM_IN": phase, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cold")}
+    stopped = Processes(
+        tmp_path, "stopped", count, inside if phase != "steps" else None, **fields
+    )
+    if phase == "steps":
+        wait_for_step(tmp_path / "stopped", 20)
+        stopped.processes[-1].send_signal(signal.SIGTERM)
     assert stopped.wait() == [STOPPED] * count, stopped.text(0) + stopped.text(-1)
+    if phase != "steps":
+        assert f"SIGTERM, {phase} has ended: False" in stopped.text(-1)
     assert "the same command continues" in stopped.text(0)
     assert not (tmp_path / "stopped" / "summary.json").exists()
     again = Processes(tmp_path, "stopped", 3 - count, **fields)
     assert set(again.wait()) == {0}, again.text(0)
-    assert "continuing from step" in again.text(0)
+    at = int(re.search(r"stopped at step (\d+) of 400", stopped.text(0))[1])
+    said = f"continuing from step {at}" in again.text(0)
+    assert said if at else "continuing" not in again.text(0)
+    # A single process has seen it by the next step; several agree on a later one.
+    assert at == {("compile", 1): 0, ("evaluate", 1): 101}.get((phase, count), at)
     found = [summary(tmp_path / name)["state_sha256"] for name in ("whole", "stopped")]
     assert found[0] == found[1]
 
