@@ -52,7 +52,7 @@ def advance(self, step):
 
 
 def stopped_inside(name):
-    """`Experiment.name` with a SIGTERM inside of its first call, not before or after."""
+    """`Experiment.name` with a SIGTERM in the middle of its first call."""
     method, called = getattr(Experiment, name), []
 
     def watched(self, *given):
