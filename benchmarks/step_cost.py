@@ -5,9 +5,12 @@
 Whole training steps of ResNet-20 on 32x32 images (augmentation, gradients, update), in
 one process. FLOPs and temporary memory are the compiler's own analysis; times are
 medians of the ratios of steps taken in turn. Where a step needs more memory than there
-is, its time is null: the analysis needs no run.
+is, its time is null: the analysis needs no run. Beside the cost stands what the study
+`configs/studies/step_cost.py` found of the same variants: test top-1 in percent, and
+how far it is from that of standard training with the same normalisation.
 """
 
+import csv
 import pathlib
 import sys
 
@@ -56,6 +59,20 @@ VARIANTS = {
 }
 
 
+STUDY = pathlib.Path(__file__).resolve().parents[1] / "results/step_cost/table.csv"
+
+
+def accuracies() -> dict[str, float]:
+    """Variant -> mean test top-1, percent; empty before the study was run."""
+    if not STUDY.exists():
+        return {}
+    with STUDY.open() as file:
+        return {
+            row["arm"]: 100 * float(row["top1_last.mean"])
+            for row in csv.DictReader(file)
+        }
+
+
 class Step:
     """A compiled training step with its own state and batch."""
 
@@ -88,11 +105,11 @@ class Step:
 def measure(classes: int) -> list[dict]:
     """A row for each variant."""
     dataset = random_dataset(classes, 32, 2 * FLAGS.batch_size)
-    rows, standard = [], None
+    rows, standard, base, top1 = [], None, "", accuracies()
     for name, changes in VARIANTS.items():
         step, time_ratio = Step(changes, dataset), None
         if name.startswith("standard"):
-            standard, time_ratio = step, 1.0
+            standard, time_ratio, base = step, 1.0, name
             standard.warm_up()
         elif step.temp_bytes < free_bytes():
             step.warm_up()
@@ -109,6 +126,8 @@ def measure(classes: int) -> list[dict]:
                 "temp_bytes_ratio": step.temp_bytes / standard.temp_bytes,
                 "gflops": step.flops / 1e9,
                 "temp_mib": step.temp_bytes / 2**20,
+                "study_top1": top1.get(name),
+                "study_top1_difference": top1[name] - top1[base] if top1 else None,
             }
         )
     return rows
@@ -123,12 +142,15 @@ def show_rows(rows: list[dict]) -> None:
             "no room" if row["time_ratio"] is None else f"{row['time_ratio']:.2f}x",
             f"{row['temp_bytes_ratio']:.2f}x",
             f"{row['temp_mib']:,.0f}",
+            ""
+            if row["study_top1"] is None
+            else f"{row['study_top1']:.2f} ({row['study_top1_difference']:+.2f})",
         )
         for row in rows
     ]
     show(
         f"{FLAGS.model}, batch {FLAGS.batch_size}: ratios to standard",
-        ("classes", "variant<", "FLOPs", "time", "memory", "MiB"),
+        ("classes", "variant<", "FLOPs", "time", "memory", "MiB", "top-1 %"),
         lines,
     )
 

@@ -161,10 +161,10 @@ def test_sigterm_saves_and_any_number_of_processes_continues(tmp_path, count, ph
     if phase != "steps":
         assert f"SIGTERM, {phase} has ended: False" in stopped.text(-1)
     assert "the same command continues" in stopped.text(0)
+    at = int(re.search(r"stopped at step (\d+) of 400", stopped.text(0))[1])
     assert not (tmp_path / "stopped" / "summary.json").exists()
     again = Processes(tmp_path, "stopped", 3 - count, **fields)
     assert set(again.wait()) == {0}, again.text(0)
-    at = int(re.search(r"stopped at step (\d+) of 400", stopped.text(0))[1])
     said = f"continuing from step {at}" in again.text(0)
     assert said if at else "continuing" not in again.text(0)
     # A single process has seen it by the next step; several agree on a later one.
