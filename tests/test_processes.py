@@ -174,6 +174,21 @@ def test_sigterm_saves_and_any_number_of_processes_continues(tmp_path, count, ph
 
 
 @slow
+def test_a_teacher_is_trained_first_by_all(tmp_path):
+    """By two processes as by one, and the student after it."""
+    fields = {"method.name": "kd", "method.teacher_steps": 8}
+    found = []
+    for workdir, count in (("two/run", 2), ("one/run", 1)):
+        (tmp_path / workdir).parent.mkdir()
+        run = Processes(tmp_path, workdir, count, **fields)
+        assert set(run.wait()) == {0}, run.text(0) + run.text(-1)
+        found.append(summary(tmp_path / workdir))
+    assert found[0]["state_sha256"] == found[1]["state_sha256"]
+    teachers = [f["teacher"]["state_sha256"] for f in found]
+    assert teachers[0] == teachers[1]
+
+
+@slow
 def test_a_damaged_checkpoint_is_set_aside_once(tmp_path):
     """Both find it damaged, and both go on from the one before."""
     fields = {"total_steps": 400, "eval_steps": 400, "checkpoint_steps": 20}
