@@ -254,6 +254,7 @@ class TestExact:
         np.testing.assert_allclose(spread(noise_level=0.1), 0.1 * span, rtol=0.3)
         np.testing.assert_allclose(spread(sigma=0.5), 0.5, rtol=0.3)
 
+    @pytest.mark.optimised
     @pytest.mark.parametrize("method", sorted(METHODS))
     def test_composes(self, net, method):
         options = net.options(method)
@@ -281,6 +282,7 @@ class TestExact:
         )(net.inputs, LABELS, index)
         np.testing.assert_allclose(sharded, eager, rtol=1e-9, atol=1e-11)
 
+    @pytest.mark.optimised
     @pytest.mark.parametrize("method", sorted(METHODS))
     def test_many_targets_under_jit(self, net, method):
         """Each as if it were the only one: XLA once compiled this to wrong numbers."""
@@ -378,6 +380,7 @@ def test_bfloat16_network(net, method):
     np.testing.assert_allclose(found, wanted, atol=2e-2)
 
 
+@pytest.mark.optimised
 def test_many_targets_of_a_wide_network_under_jit():
     """The shapes at which XLA 0.10.2 miscompiled a product followed by a sum."""
     kernel = jax.random.normal(KEY, (64, 10))
@@ -398,6 +401,7 @@ def test_many_targets_of_a_wide_network_under_jit():
     np.testing.assert_allclose(run(targets), apart, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.optimised
 def test_memory_does_not_grow_with_the_samples():
     net = ConvNet()
     inputs = jax.random.normal(KEY, (8, 32, 32, 2))
@@ -421,6 +425,7 @@ def test_memory_does_not_grow_with_the_samples():
     assert temporaries(32, chunk_size=4) < 1.3 * temporaries(8, chunk_size=4)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     ("method", "limit"), [("gradient", 0.35), ("integrated_gradients", 0.35)]
 )

@@ -73,6 +73,7 @@ class TestExact:
         grad = jax.grad(lambda x: jax.nn.log_softmax(logits_fn(x))[:, 1].sum())(inputs)
         np.testing.assert_allclose(maps, grad, rtol=1e-12)
 
+    @pytest.mark.optimised
     @pytest.mark.parametrize("method", METHODS)
     def test_composes_with_transformations(self, smooth_net, method):
         logits_fn, inputs, labels, _ = smooth_net

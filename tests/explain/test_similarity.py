@@ -69,6 +69,7 @@ class TestExact:
         )
         np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)
 
+    @pytest.mark.optimised
     @pytest.mark.parametrize("similarity", SIMILARITIES)
     def test_inside_shard_map(self, smooth_net, similarity):
         logits_fn, inputs, labels, _ = smooth_net

@@ -2,11 +2,15 @@
 
 import json
 import math
+import shutil
 
 import pytest
 from etils import epath
+from tiny import build_tiny
 
+from introspect_jax import models
 from introspect_jax import run as whole_run
+from introspect_jax.config import default_config
 from introspect_jax.errors import UserError
 from introspect_jax.report import agreement as agreements
 from introspect_jax.report import forms
@@ -14,16 +18,29 @@ from introspect_jax.report import forms
 SOME = ("gradient, projection", "Grad-CAM, cosine")
 
 
-@pytest.fixture
-def pair(tiny_model, digits_config, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A run with three checkpoints, and its teacher."""
+    folder, config = tmp_path_factory.mktemp("agreement"), default_config()
+    config.data.name = "digits"
+    config.batch_size, config.eval_batch_size = 32, 64
+    config.total_steps, config.log_steps = 6, 2
+    config.checkpoint_steps = config.eval_steps = 2
+    config.checkpoints_kept = 3
+    config.method.name = "standard"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "build", build_tiny)
+        for seed, name in ((0, "run"), (1, "teacher")):
+            config.seed = seed
+            whole_run.run("digits", config, str(folder / name), pictures=False)
+    return folder
+
+
+@pytest.fixture
+def pair(trained, tiny_model, tmp_path, monkeypatch):
+    """A copy of both; the page is of a few forms."""
     monkeypatch.setattr(agreements, "FORMS", {name: forms.FORMS[name] for name in SOME})
-    digits_config.method.name = "standard"
-    digits_config.checkpoints_kept = 3
-    digits_config.total_steps = 6
-    for seed, name in ((0, "run"), (1, "teacher")):
-        digits_config.seed = seed
-        whole_run.run("digits", digits_config, str(tmp_path / name), pictures=False)
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -65,6 +82,8 @@ def test_a_run_is_its_own_best_teacher(pair):
 
 
 def test_a_teacher_of_other_data(pair, digits_config):
+    digits_config.method.name = "standard"
+    digits_config.total_steps = 2
     digits_config.data.mean = (0.1,)
     other = str(pair / "other")
     whole_run.run("digits", digits_config, other, pictures=False)
