@@ -19,6 +19,8 @@ from introspect_jax.errors import UserError
 # continues (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75
 _HEARTBEAT_SECONDS = 30
+# In which the others find out by themselves.
+_GRACE_SECONDS = 5
 
 
 def start(
@@ -137,7 +139,7 @@ class Watchdog(contextlib.AbstractContextManager):
         self._alive: float | None = None  # before the first step: compilation
         self._done = threading.Event()
         if jax.process_count() > 1:
-            # `leave`, from a thread, ends the process: there are several.
+            # `lost`, from a thread, ends the process: there are several.
             threading.Thread(target=self._watch, daemon=True).start()
 
     def alive(self) -> None:
@@ -148,15 +150,22 @@ class Watchdog(contextlib.AbstractContextManager):
         while not self._done.wait(min(1.0, self._seconds / 4)):
             idle = time.monotonic() - (self._alive or time.monotonic())
             if idle > self._seconds:
-                leave(
-                    STOPPED,
-                    f"error: no step was finished for {idle:.0f} s "
+                lost(
+                    f"no step was finished for {idle:.0f} s "
                     f"(parallel.watchdog_seconds is {self._seconds:g}): another "
-                    "process may be gone; the same command continues",
+                    "process may be gone"
                 )
 
     def __exit__(self, *exc_info) -> None:
         self._done.set()
+
+
+def lost(reason: str) -> NoReturn:
+    """Ends this process of many, in which the devices answer no more."""
+    if is_first():
+        # The coordinator lives here: when it goes, JAX aborts those that are left.
+        time.sleep(_GRACE_SECONDS)
+    leave(STOPPED, f"error: {reason}; the same command continues")
 
 
 def leave(code: int, message: str) -> NoReturn:

@@ -91,14 +91,18 @@ class Processes:
         return [[int(n) for n in line.split()] for line in lines]
 
 
+def logged(workdir: pathlib.Path) -> int:
+    """The last step that is in the records of a run."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines), default=0)
+
+
 def wait_for_step(workdir: pathlib.Path, step: int) -> None:
     """Returns when the run has logged it."""
     for _ in range(3000):
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            lines = path.read_text().splitlines()
-            if any(json.loads(line)["step"] >= step for line in lines):
-                return
+        if logged(workdir) >= step:
+            return
         time.sleep(0.1)
     raise AssertionError(f"step {step} was never logged")
 
@@ -225,8 +229,9 @@ def test_a_process_that_dies_ends_the_other(tmp_path):
     codes = two.wait()
     assert codes[0] not in (0, None)
     assert time.monotonic() - began < 90  # the heartbeat is 30 s
+    reached = logged(tmp_path / "two")
     again = Processes(tmp_path, "two", 2, **fields)
-    wait_for_step(tmp_path / "two", 60)
+    wait_for_step(tmp_path / "two", reached + 1)
     for process in again.processes:
         process.kill()
     again.wait()

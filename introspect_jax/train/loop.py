@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from introspect_jax.errors import Stopped, UserError
-from introspect_jax.processes import STOPPED, Watchdog, leave, wait_for_all
+from introspect_jax.processes import Watchdog, lost, wait_for_all
 from introspect_jax.train.checkpoint import Checkpoints, Meta
 from introspect_jax.train.experiment import Experiment
 from introspect_jax.train.progress import Metrics, Reporter
@@ -98,11 +98,7 @@ def train(
                 raise
             # Closing the checkpoints would wait for the one that is gone.
             line = str(error).splitlines()[0]
-            leave(
-                STOPPED,
-                "error: another process of this run is gone, or a device failed "
-                f"({line}); the same command continues",
-            )
+            lost(f"another process of this run is gone, or a device failed ({line})")
         checkpoints.wait()
         last = best = (state, meta)
         if meta["validation"]:
