@@ -127,7 +127,9 @@ def measure(classes: int) -> list[dict]:
                 "gflops": step.flops / 1e9,
                 "temp_mib": step.temp_bytes / 2**20,
                 "study_top1": top1.get(name),
-                "study_top1_difference": top1[name] - top1[base] if top1 else None,
+                "study_top1_difference": (
+                    top1[name] - top1[base] if {name, base} <= top1.keys() else None
+                ),
             }
         )
     return rows
@@ -143,7 +145,7 @@ def show_rows(rows: list[dict]) -> None:
             f"{row['temp_bytes_ratio']:.2f}x",
             f"{row['temp_mib']:,.0f}",
             ""
-            if row["study_top1"] is None
+            if row["study_top1_difference"] is None
             else f"{row['study_top1']:.2f} ({row['study_top1_difference']:+.2f})",
         )
         for row in rows

@@ -27,7 +27,8 @@ def get_study(arg=None):
             "`cosine` divides by the norms of the explanations, exact, estimated with "
             "8 probes, or of the last layer alone. With group normalisation training "
             "and explanation share a forward pass; that is another network, so it has "
-            "a standard training of its own."
+            "a standard training of its own. FLOPs here are counted before the "
+            "compiler merges that pass (2.02x); the compiled step takes 1.68x."
         ),
         arms=chain(
             STANDARD,
