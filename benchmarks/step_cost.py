@@ -152,7 +152,7 @@ def show_rows(rows: list[dict]) -> None:
     ]
     show(
         f"{FLAGS.model}, batch {FLAGS.batch_size}: ratios to standard",
-        ("classes", "variant<", "FLOPs", "time", "memory", "MiB", "top-1 %"),
+        ("classes", "variant<", "FLOPs", "time", "memory", "MiB", "CIFAR-10 top-1 %"),
         lines,
     )
 
