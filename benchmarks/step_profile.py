@@ -111,6 +111,11 @@ def traced(step: Step) -> dict[str, float]:
         operation = event.get("args", {}).get("hlo_op")
         if event.get("ph") == "X" and operation:
             taken[operation] += event["dur"] / 1000 / FLAGS.steps
+    if not taken:
+        raise SystemExit(
+            f"the trace of {jax.devices()[0].device_kind} names no operations (no "
+            "hlo_op in its events): nothing can be added up"
+        )
     return dict(taken)
 
 

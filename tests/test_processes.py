@@ -171,8 +171,10 @@ def test_sigterm_saves_and_any_number_of_processes_continues(tmp_path, count, ph
     assert set(again.wait()) == {0}, again.text(0)
     said = f"continuing from step {at}" in again.text(0)
     assert said if at else "continuing" not in again.text(0)
+    assert {"compile": 0, "steps": 20, "evaluate": 100}[phase] <= at < 400
     # A single process has seen it by the next step; several agree on a later one.
-    assert at == {("compile", 1): 0, ("evaluate", 1): 101}.get((phase, count), at)
+    if count == 1 and phase != "steps":
+        assert at == {"compile": 0, "evaluate": 101}[phase]
     found = [summary(tmp_path / name)["state_sha256"] for name in ("whole", "stopped")]
     assert found[0] == found[1]
 

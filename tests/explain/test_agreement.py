@@ -8,6 +8,8 @@ from scipy import stats
 
 from introspect_jax.explain import agreement
 
+pytestmark = pytest.mark.optimised
+
 
 def test_spearman_against_scipy():
     generator = np.random.RandomState(0)

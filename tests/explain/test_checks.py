@@ -6,6 +6,8 @@ from tiny import build_tiny
 from introspect_jax import models
 from introspect_jax.explain.checks import check_independent
 
+pytestmark = pytest.mark.optimised
+
 
 def test_train_mode_batch_normalisation_is_found():
     model = build_tiny("tiny", 4)

@@ -9,6 +9,7 @@ from introspect_jax import explain_fn
 from introspect_jax.explain import metrics
 
 KEY = jax.random.key(3)
+pytestmark = pytest.mark.optimised
 
 
 @pytest.fixture

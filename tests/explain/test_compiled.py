@@ -1,0 +1,162 @@
+"""Explanations in whole programs and in pieces, compiled as users compile them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conv_net import KEY, LABELS, SAMPLED, ConvNet, explain
+from jax.sharding import Mesh, PartitionSpec
+
+from introspect_jax import class_similarity, explain_fn
+from introspect_jax.explain.attribution import METHODS
+
+pytestmark = pytest.mark.optimised
+
+
+@pytest.fixture
+def net():
+    return ConvNet()
+
+
+@pytest.mark.usefixtures("x64")
+class TestExact:
+    @pytest.mark.parametrize("size", [2, 9])
+    @pytest.mark.parametrize("method", [*SAMPLED, "smoothgrad_squared", "vargrad"])
+    def test_chunks_change_nothing(self, net, method, size):
+        whole = explain(net, "all", method)
+        cut = explain(net, "all", method, chunk_size=size, class_chunk_size=2)
+        np.testing.assert_allclose(cut, whole, rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.parametrize("backend", ["cpu", "gpu"])
+    @pytest.mark.parametrize("method", SAMPLED)
+    def test_similarity_in_chunks(self, net, method, backend, monkeypatch):
+        """Unrolled and scanned: the second is what accelerators do."""
+        compute = functools.partial(
+            class_similarity, net, net.inputs, LABELS, **net.options(method)
+        )
+        whole = compute()
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        for size in (1, 2, 3):
+            cut = compute(chunk_size=size)
+            np.testing.assert_allclose(cut, whole, rtol=1e-9, atol=1e-11)
+
+    @pytest.mark.parametrize("method", sorted(METHODS))
+    def test_composes(self, net, method):
+        options = net.options(method)
+
+        def run(x, y):
+            return class_similarity(net, x, y, similarity="projection", **options)
+
+        eager = run(net.inputs, LABELS)
+        jitted = jax.jit(run)(net.inputs, LABELS)
+        np.testing.assert_allclose(jitted, eager, rtol=1e-9, atol=1e-11)
+        twice = jax.vmap(run)(jnp.stack([net.inputs] * 2), jnp.stack([LABELS] * 2))
+        np.testing.assert_allclose(twice[1], eager, rtol=1e-9, atol=1e-11)
+        mesh = Mesh(np.asarray(jax.devices()[:2]), ("data",))
+        data = PartitionSpec("data")
+        index = jnp.arange(4)
+        sharded = jax.jit(
+            jax.shard_map(
+                lambda x, y, i: class_similarity(
+                    net, x, y, index=i, similarity="projection", **options
+                ),
+                mesh=mesh,
+                in_specs=(data, data, data),
+                out_specs=data,
+            )
+        )(net.inputs, LABELS, index)
+        np.testing.assert_allclose(sharded, eager, rtol=1e-9, atol=1e-11)
+
+    @pytest.mark.parametrize("method", sorted(METHODS))
+    def test_many_targets_under_jit(self, net, method):
+        """Each as if it were the only one: XLA once compiled this to wrong numbers."""
+        options = net.options(method)
+        if method in SAMPLED:
+            options["num_steps" if "num_steps" in options else "num_samples"] = 6
+
+        def run(x, t):
+            return explain_fn(net, x, t, **options)
+
+        targets = jnp.stack([(LABELS + i) % 5 for i in range(4)], axis=1)
+        together = jax.jit(run)(net.inputs, targets)
+        apart = [jax.jit(run)(net.inputs, targets[:, i]) for i in range(4)]
+        np.testing.assert_allclose(together, jnp.stack(apart, 1), rtol=1e-9, atol=1e-12)
+
+
+def test_many_targets_of_a_wide_network_under_jit():
+    """The shapes at which XLA 0.10.2 miscompiled a product followed by a sum."""
+    kernel = jax.random.normal(KEY, (64, 10))
+    inputs = jax.random.normal(jax.random.key(1), (16, 4, 4, 64))
+    targets = jax.random.randint(jax.random.key(2), (16, 4), 0, 10)
+
+    @jax.jit
+    def run(t):
+        return explain_fn(
+            lambda x: jnp.tanh(x).mean((1, 2)) @ kernel,
+            inputs,
+            t,
+            method="integrated_gradients",
+            num_steps=5,
+        )
+
+    apart = jnp.stack([run(targets[:, i]) for i in range(4)], axis=1)
+    np.testing.assert_allclose(run(targets), apart, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_samples():
+    net = ConvNet()
+    inputs = jax.random.normal(KEY, (8, 32, 32, 2))
+
+    def temporaries(samples, **chunks):
+        def run(x):
+            return class_similarity(
+                net,
+                x,
+                jnp.arange(8) % 5,
+                method="smoothgrad",
+                key=KEY,
+                num_samples=samples,
+                **chunks,
+            )
+
+        compiled = jax.jit(run).lower(inputs).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(32) > 3 * temporaries(8)
+    assert temporaries(32, chunk_size=4) < 1.3 * temporaries(8, chunk_size=4)
+
+
+@pytest.mark.parametrize(
+    ("method", "limit"), [("gradient", 0.35), ("integrated_gradients", 0.35)]
+)
+def test_memory_falls_with_the_classes_at_once(method, limit):
+    kernel = jax.random.normal(KEY, (3, 3, 2, 8))
+    top = jax.random.normal(jax.random.key(1), (8, 60))
+    inputs = jax.random.normal(KEY, (4, 24, 24, 2))
+    options = {"num_steps": 4} if method == "integrated_gradients" else {}
+
+    def logits_fn(x):
+        spec = ("NHWC", "HWIO", "NHWC")
+        maps = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=spec
+        )
+        return jnp.tanh(maps).mean((1, 2)) @ top
+
+    def temporaries(class_chunk_size):
+        def run(x):
+            return class_similarity(
+                logits_fn,
+                x,
+                jnp.arange(4),
+                method=method,
+                similarity="cosine",
+                class_chunk_size=class_chunk_size,
+                **options,
+            )
+
+        compiled = jax.jit(run).lower(inputs).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(6) < limit * temporaries(None)
