@@ -1,0 +1,100 @@
+"""Array helpers that the rooms of the library share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+UNLABELLED = -1
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The value as a NumPy array, or None where only its shape is known here.
+
+    That is the case under a transformation (`jit`, `vmap`, `grad`) and for arrays
+    that other processes hold a part of.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return None
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return None
+    return np.asarray(value)
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """The floating-point type to compute in: float32, or wider if `dtype` is."""
+    # Not `promote_types`: strict dtype promotion refuses mixed types.
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits > 32:
+        return dtype
+    return jnp.float32
+
+
+def wide(values: Any) -> jax.Array:
+    """The values in float32 or wider."""
+    values = jnp.asarray(values)
+    return values.astype(wide_dtype(values.dtype))
+
+
+def is_integer(values: Any) -> bool:
+    """Whether the values are of an integer type (bool is none)."""
+    return bool(jnp.issubdtype(jnp.asarray(values).dtype, jnp.integer))
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises a ValueError for a value that is not above 0, where values are known."""
+    known = concrete(value)
+    if known is not None and not np.all(known > 0):
+        raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def check_classes(labels: Any, classes: int, name: str = "labels") -> None:
+    """Raises a ValueError for class numbers that do not exist, where they are known.
+
+    Args:
+      labels: ints, any shape; -1 stands for "no label".
+      classes: their number.
+      name: of the argument, for the message.
+    """
+    known = concrete(labels)
+    if known is None or known.size == 0:
+        return
+    low, high = known.min(), known.max()
+    if low < UNLABELLED or high >= classes:
+        raise ValueError(
+            f"{name} must lie in 0..{classes - 1} (or be -1: no label), got "
+            f"{low}..{high}"
+        )
+
+
+def one_hot(
+    labels: Any, classes: int, dtype: Any = jnp.float32, name: str = "labels"
+) -> jax.Array:
+    """Class numbers of any integer type as rows `[..., classes]`.
+
+    Args:
+      labels: ints, any shape.
+      classes: their number.
+      dtype: of the rows.
+      name: of the argument, for the message.
+
+    Returns:
+      A row of zeros for -1 (no label). Under `jit`, where no error can be raised, a row
+      of NaN for any other number that is no class: nothing finite comes of it.
+
+    Raises:
+      ValueError: a number that is no class, where the numbers are known.
+    """
+    check_classes(labels, classes, name)
+    labels = jnp.asarray(labels)
+    signed = jnp.issubdtype(labels.dtype, jnp.signedinteger)
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)  # the class numbers may not fit
+        signed = True
+    # In its own type: a 64-bit number made narrower could become a class.
+    valid = labels < classes
+    if signed:
+        valid = valid & (labels >= UNLABELLED)
+    numbers = jnp.arange(classes, dtype=labels.dtype)
+    hit = labels[..., None] == numbers.reshape((1,) * labels.ndim + (classes,))
+    return jnp.where(valid[..., None], hit.astype(dtype), jnp.nan)
