@@ -26,14 +26,18 @@ import jax
 import numpy as np
 import torch
 from absl import app, flags
-from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
+from captum import attr
 from rich.console import Console
 from rich.table import Table
 from timing import record, seconds
 from torch_models import drawn_variables, from_flax
 
-from introspect_jax.explain.attribution import explain_fn
-from introspect_jax.explain.similarity import class_similarity
+from introspect_jax.explain import (
+    IntegratedGradients,
+    SmoothGrad,
+    class_similarity,
+    explain_fn,
+)
 from introspect_jax.models import build, make_logits_fn
 
 FLAGS = flags.FLAGS
@@ -113,21 +117,22 @@ class Ours:
             logits_fn,
             images,
             labels,
-            method="integrated_gradients",
-            num_steps=FLAGS.points,
+            IntegratedGradients(num_steps=FLAGS.points),
             chunk_size=self.at_once,
         )
 
     def smoothgrad(self, logits_fn, images, labels, noise):
-        drawn = {"key": jax.random.key(0), "num_samples": FLAGS.points, "sigma": SIGMA}
-        options = drawn if noise is None else {"noise": noise}
+        if noise is None:
+            explanation = SmoothGrad(num_samples=FLAGS.points, sigma=SIGMA)
+        else:
+            explanation = SmoothGrad(noise=noise)
         return explain_fn(
             logits_fn,
             images,
             labels,
-            method="smoothgrad",
+            explanation,
+            key=jax.random.key(0),
             chunk_size=self.at_once,
-            **options,
         )
 
     def similarity(self, logits_fn, images, labels):
@@ -154,13 +159,13 @@ class Captum:
 
     def gradient(self, target=None):
         target = self.labels if target is None else target
-        return Saliency(self.net).attribute(self.images, target=target, abs=False)
+        return attr.Saliency(self.net).attribute(self.images, target=target, abs=False)
 
     def all_classes(self):
         return torch.stack([self.gradient(k) for k in range(self.classes)], dim=1)
 
     def integrated_gradients(self):
-        return IntegratedGradients(self.net).attribute(
+        return attr.IntegratedGradients(self.net).attribute(
             self.images,
             target=self.labels,
             n_steps=FLAGS.points,
@@ -174,7 +179,7 @@ class Captum:
             labels = self.labels.repeat_interleave(noise.shape[1])
             score = self.net(noisy.requires_grad_()).gather(1, labels[:, None]).sum()
             return torch.autograd.grad(score, noisy)[0].view(noise.shape).mean(1)
-        return NoiseTunnel(Saliency(self.net)).attribute(
+        return attr.NoiseTunnel(attr.Saliency(self.net)).attribute(
             self.images,
             nt_type="smoothgrad",
             nt_samples=FLAGS.points,

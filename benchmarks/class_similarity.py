@@ -24,8 +24,13 @@ import numpy as np
 from absl import app, flags
 from timing import free_bytes, record, show
 
-from introspect_jax.explain.attribution import explain_fn
-from introspect_jax.explain.similarity import class_similarity
+from introspect_jax.explain import (
+    Gradient,
+    IntegratedGradients,
+    SmoothGrad,
+    class_similarity,
+    explain_fn,
+)
 from introspect_jax.models import build, make_logits_fn
 
 FLAGS = flags.FLAGS
@@ -35,10 +40,10 @@ flags.DEFINE_integer("repeats", 3, "Timed turns, but one where it takes long.")
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
 SLOW = 10.0  # seconds: a turn that takes more is the only one
-METHODS = {
-    "gradient": {},
-    "smoothgrad": {"num_samples": 8},
-    "integrated_gradients": {"num_steps": 16},
+EXPLANATIONS = {
+    "gradient": Gradient(),
+    "smoothgrad": SmoothGrad(num_samples=8),
+    "integrated_gradients": IntegratedGradients(num_steps=16),
 }
 
 
@@ -61,21 +66,21 @@ class Program:
         return np.asarray(result), time.perf_counter() - began
 
 
-def measure(classes: int, method: str) -> dict:
+def measure(classes: int, name: str) -> dict:
     model = build("resnet20", classes)
     generator = np.random.RandomState(0)
     images = generator.normal(size=(FLAGS.batch_size, 32, 32, 3)).astype(np.float32)
     labels = generator.randint(classes, size=FLAGS.batch_size)
     variables = model.init(jax.random.key(0), images)
     arguments = jax.device_put((variables, images, labels))
-    options = {"method": method, "key": jax.random.key(1), **METHODS[method]}
+    explanation, key = EXPLANATIONS[name], jax.random.key(1)
 
     def constant_cost(f, x, y):
-        return class_similarity(f, x, y, similarity="dot", **options)
+        return class_similarity(f, x, y, explanation, "dot", key=key)
 
     def all_classes(chunk):
         def function(f, x, y):
-            maps = explain_fn(f, x, "all", class_chunk_size=chunk, **options)
+            maps = explain_fn(f, x, "all", explanation, class_chunk_size=chunk, key=key)
             own = maps[jnp.arange(len(maps)), y]
             return jnp.einsum("bkhwc,bhwc->bk", maps, own)
 
@@ -89,7 +94,7 @@ def measure(classes: int, method: str) -> dict:
         chunk = -(-classes // parts)
         runnable = all_classes(chunk)
     row = {
-        "method": method,
+        "explanation": name,
         "classes": classes,
         "batch": FLAGS.batch_size,
         "flops_constant": constant.flops,
@@ -126,7 +131,7 @@ def show_rows(rows: list[dict]) -> None:
         lines.append(
             (
                 str(row["classes"]),
-                row["method"],
+                row["explanation"],
                 f"{row['flops_ratio']:.0f}x",
                 "no room" if slow is None else f"{slow / row['seconds_constant']:.1f}x",
                 f"{row['temp_bytes_constant'] / 2**20:.0f} against "
@@ -136,14 +141,16 @@ def show_rows(rows: list[dict]) -> None:
         )
     show(
         f"ResNet-20, batch {FLAGS.batch_size}: all K classes over constant cost",
-        ("K", "method<", "FLOPs", "time", "MiB", "differ"),
+        ("K", "explanation<", "FLOPs", "time", "MiB", "differ"),
         lines,
     )
 
 
 def main(_):
     rows = [
-        measure(int(classes), method) for classes in FLAGS.classes for method in METHODS
+        measure(int(classes), name)
+        for classes in FLAGS.classes
+        for name in EXPLANATIONS
     ]
     show_rows(rows)
     record(FLAGS.json, rows, model="resnet20", dtype="float32")

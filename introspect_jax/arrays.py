@@ -98,3 +98,30 @@ def one_hot(
     numbers = jnp.arange(classes, dtype=labels.dtype)
     hit = labels[..., None] == numbers.reshape((1,) * labels.ndim + (classes,))
     return jnp.where(valid[..., None], hit.astype(dtype), jnp.nan)
+
+
+def as_probs(
+    labels: Any, classes: int, batch: int | None = None, name: str = "labels"
+) -> jax.Array:
+    """Labels as probabilities `[batch, classes]`, float32 or wider.
+
+    Args:
+      labels: ints `[batch]`, or probabilities `[batch, classes]` of any type.
+      classes: their number.
+      batch: the number of rows that is wanted; None for any.
+      name: of the argument, for the message.
+
+    Raises:
+      ValueError: another shape, or a class out of range; see `one_hot`.
+    """
+    labels = jnp.asarray(labels)
+    rows = "batch" if batch is None else str(batch)
+    fits = batch is None or (labels.ndim > 0 and len(labels) == batch)
+    if fits and labels.ndim == 1 and is_integer(labels):
+        return one_hot(labels, classes, jnp.float32, name)
+    if fits and labels.ndim == 2 and labels.shape[1] == classes:
+        return wide(labels)
+    raise ValueError(
+        f"{name} must be ints [{rows}] or probabilities [{rows}, {classes}], got "
+        f"{labels.dtype}{list(labels.shape)}"
+    )

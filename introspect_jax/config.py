@@ -7,9 +7,8 @@ from typing import cast
 import numpy as np
 from ml_collections import ConfigDict
 
-from introspect_jax import methods, models
+from introspect_jax import binding, methods, models
 from introspect_jax.errors import UserError, nearest
-from introspect_jax.methods import explaining
 from introspect_jax.train import optimizer, parallel
 
 # Part of the names of runs; another word whenever a default changes its value, so that
@@ -132,7 +131,7 @@ def validate(config: ConfigDict) -> None:
     methods.check_name(config.method.name)
     _check_teacher(config)
     # The pictures of every run explain by these options, whatever its method.
-    explaining.check_explanation(config.method.introspective)
+    binding.check(config.method.introspective)
     models.build(**config.model, num_classes=2)
     optimizer.check(config.optimizer)
     parallel.check(config.parallel, config.batch_size)

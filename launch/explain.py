@@ -8,16 +8,19 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import flags
 
 from introspect_jax import cli
-from introspect_jax.errors import UserError
+from introspect_jax.binding import check, explanation_fields, for_pictures
+from introspect_jax.errors import UserError, unknown
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_string("output", None, "Folder for pictures, raw maps and metrics.")
-flags.DEFINE_string("method", None, "Explanation; default: that of the run.")
+flags.DEFINE_string("explanation", None, "Which one; default: that of the run.")
+for name, default in explanation_fields().items():
+    define = {int: flags.DEFINE_integer, float: flags.DEFINE_float}.get(
+        type(default), flags.DEFINE_string
+    )
+    define(f"explanation.{name}", None, f"Field of the explanation, such as {default}.")
 flags.DEFINE_string("similarity", None, "Similarity; default: that of the run.")
-flags.DEFINE_string("baseline", None, "Baseline; default: that of the run.")
-flags.DEFINE_integer("num_samples", 50, "Samples of the methods that draw.")
-flags.DEFINE_integer("num_steps", 50, "Steps of integrated gradients.")
 flags.DEFINE_integer("chunk_size", 10, "Samples or steps at once; bounds the memory.")
 flags.DEFINE_integer("num_examples", 16, "Test images in the pictures.")
 flags.DEFINE_integer("metric_images", 64, "Test images that metrics are taken over.")
@@ -34,19 +37,25 @@ def main() -> None:
     # Read late: a mistyped flag is answered before JAX is started.
     from etils import epath
 
-    from introspect_jax.methods.explaining import check_explanation
     from introspect_jax.report.explain_run import explain_run, show
     from introspect_jax.report.load import load_run
 
     run = load_run(FLAGS.workdir)
-    config = run.experiment.config.method.introspective.copy_and_resolve_references()
+    config = for_pictures(run.experiment.config.method.introspective)
     with config.unlocked():
-        config.explanation = FLAGS.method or config.explanation
+        config.explanation = FLAGS.explanation or config.explanation
         config.similarity = FLAGS.similarity or config.similarity
-        config.baseline = FLAGS.baseline or config.baseline
-        for name in ("num_samples", "num_steps", "chunk_size"):
-            config[name] = FLAGS[name].value
-    check_explanation(config)
+        config.chunk_size = FLAGS.chunk_size
+        for field in explanation_fields():
+            value = FLAGS[f"explanation.{field}"].value
+            if value is None:
+                continue
+            fields = config.get(config.explanation, {})
+            if field not in fields:
+                name = f"field of {config.explanation}"
+                raise UserError(unknown(name, field, fields))
+            fields[field] = value
+    check(config, "--explanation")
     output = epath.Path(FLAGS.output)
     rows = explain_run(
         run,

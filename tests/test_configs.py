@@ -122,7 +122,11 @@ def test_docstring_tells_data_cost_and_result(path):
         ("data.read_threads", 10**6, "at most 1000"),
         ("model.name", "wrn99994_99999", "there are: resnet8"),
         ("method.introspective.norms", "probes:99999999", "at most 10000"),
-        ("method.introspective.num_samples", 10**8, r"must lie in 1\.\.10000"),
+        (
+            "method.introspective.smoothgrad.num_samples",
+            10**8,
+            r"smoothgrad\.num_samples must be at most 10000",
+        ),
     ],
 )
 def test_bad_values(field, value, says):

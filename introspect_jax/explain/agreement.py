@@ -4,42 +4,62 @@ A similarity may know of classes (row y of a matrix would do as well), or of the
 example; and what it knows of the example may be no more than the network's own outputs.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from introspect_jax.arrays import UNLABELLED, check_classes, is_integer, one_hot, wide
 
 
 def rank_agreement(
-    similarities: jax.Array, responses: jax.Array, labels: jax.Array
-) -> dict[str, jax.Array]:
+    similarities: Float[ArrayLike, "examples classes"],
+    responses: Float[ArrayLike, "examples classes"],
+    labels: Int[ArrayLike, " examples"],
+) -> dict[str, Array]:
     """Do similarities order the other classes as soft responses do? Spearman's rho.
 
     Args:
       similarities: of `class_similarity`, `[examples, classes]`.
       responses: e.g. a teacher's probabilities or logits, `[examples, classes]`.
-      labels: ints `[examples]`, whose own class is left out.
+      labels: ints `[examples]`, whose own class is left out; -1: no label.
 
     Returns:
       `example`: `[examples]`, within each example; `class`: `[classes]`, within each
       class's means over its examples (not a number for classes without examples);
       `instance`: `[examples]`, within each example once the means of its class are
       taken off both, which leaves what is specific to it (not a number where nothing
-      is).
+      is). Not a number for examples without a label.
+
+    Raises:
+      ValueError: arrays of different shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> similarities = jnp.array([[1.0, 0.2, 0.1, 0.4], [1.0, 0.3, 0.2, 0.1]])
+      >>> responses = jnp.array([[0.7, 0.1, 0.0, 0.2], [0.7, 0.0, 0.1, 0.2]])
+      >>> rank_agreement(similarities, responses, jnp.array([0, 0]))["example"]
+      Array([ 1., -1.], dtype=float32)
     """
-    classes = similarities.shape[1]
-    means = [_class_means(v, labels) for v in (similarities, responses)]
-    rows = _others(classes)
+    ours, theirs, labels = _checked(labels, similarities, responses)
+    means = [_class_means(values, labels) for values in (ours, theirs)]
+    classes = jnp.arange(ours.shape[1])
     return {
-        "example": spearman(_left(similarities, labels), _left(responses, labels)),
-        "class": spearman(*(jnp.take_along_axis(m, rows, axis=1) for m in means)),
+        "example": spearman(_others(ours, labels), _others(theirs, labels)),
+        "class": spearman(*(_others(mean, classes) for mean in means)),
         "instance": spearman(
-            _instance_part(similarities, labels), _instance_part(responses, labels)
+            _instance_part(ours, labels), _instance_part(theirs, labels)
         ),
     }
 
 
 def agreement_beyond(
-    similarities: jax.Array, responses: jax.Array, known: jax.Array, labels: jax.Array
-) -> jax.Array:
+    similarities: Float[ArrayLike, "examples classes"],
+    responses: Float[ArrayLike, "examples classes"],
+    known: Float[ArrayLike, "examples classes"],
+    labels: Int[ArrayLike, " examples"],
+) -> Float[Array, " examples"]:
     """What similarities know of responses that `known` does not, `[examples]`.
 
     The partial rank correlation, within each example, of the parts specific to it:
@@ -49,15 +69,23 @@ def agreement_beyond(
       similarities: `[examples, classes]`.
       responses: of a teacher, `[examples, classes]`.
       known: e.g. the network's own logits, `[examples, classes]`.
-      labels: ints `[examples]`, whose own class is left out.
+      labels: ints `[examples]`, whose own class is left out; -1: no label.
 
     Returns:
-      `[examples]`, in [-1, 1]; not a number where a part is constant, or all that two
-      of them say is the same.
+      `[examples]`, in [-1, 1]; not a number where a part is constant, or where two of
+      them are the same, or without a label.
+
+    Raises:
+      ValueError: arrays of different shapes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> a, b, c = jax.random.normal(jax.random.key(0), (3, 6, 5))
+      >>> agreement_beyond(a, b, c, jnp.array([0, 1, 2, 0, 1, 2])).shape
+      (6,)
     """
-    ours, theirs, own = (
-        _instance_part(values, labels) for values in (similarities, responses, known)
-    )
+    *arrays, labels = _checked(labels, similarities, responses, known)
+    ours, theirs, own = (_instance_part(values, labels) for values in arrays)
     both, given_ours, given_theirs = (
         spearman(ours, theirs),
         spearman(ours, own),
@@ -69,49 +97,83 @@ def agreement_beyond(
     return (both - given_ours * given_theirs) / scale
 
 
-def spearman(a: jax.Array, b: jax.Array) -> jax.Array:
+def spearman(
+    a: Float[ArrayLike, "rows n"], b: Float[ArrayLike, "rows n"]
+) -> Float[Array, " rows"]:
     """Spearman's rank correlation of rows `[rows, n]`, ties by their mean rank.
 
+    Args:
+      a: `[rows, n]`.
+      b: `[rows, n]`.
+
     Returns:
-      `[rows]`; not a number where a row is constant or not a number.
+      `[rows]`; not a number where a row is constant or holds NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> spearman(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[10.0, 30.0, 20.0]]))
+      Array([0.5], dtype=float32)
     """
     a, b = _centred_ranks(a), _centred_ranks(b)
     scale = jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
     return (a * b).sum(-1) / scale
 
 
-def _others(classes: int) -> jax.Array:
-    """`[classes, classes - 1]`: row y has the classes that are not y, in order."""
-    return jnp.arange(classes - 1) + (
-        jnp.arange(classes - 1) >= jnp.arange(classes)[:, None]
-    )
+def _checked(labels: Any, first: Any, *others: Any) -> list[Array]:
+    """The arrays in float32 or wider, and last the labels.
+
+    Raises:
+      ValueError: other shapes.
+    """
+    arrays = [wide(values) for values in (first, *others)]
+    labels, shape = jnp.asarray(labels), arrays[0].shape
+    for values in arrays:
+        if values.ndim != 2 or values.shape != shape:
+            raise ValueError(
+                "similarities and responses must be [examples, classes], all of one "
+                f"shape, got {', '.join(str(list(v.shape)) for v in arrays)}"
+            )
+    if labels.shape != shape[:1] or not is_integer(labels):
+        raise ValueError(
+            f"labels must be ints [{shape[0]}], got {labels.dtype}{list(labels.shape)}"
+        )
+    check_classes(labels, shape[1])
+    return [*arrays, labels]
 
 
-def _left(values: jax.Array, labels: jax.Array) -> jax.Array:
-    """Each row without its label."""
-    return jnp.take_along_axis(values, _others(values.shape[1])[labels], axis=1)
+def _others(values: Array, labels: Array) -> Float[Array, "rows others"]:
+    """Each row without its label, the other classes in order."""
+    numbers = jnp.arange(values.shape[1] - 1, dtype=jnp.int32)[None]
+    own = labels.astype(jnp.int32)[:, None]
+    rows = jnp.take_along_axis(values, numbers + (numbers >= own), axis=1)
+    return jnp.where(own == UNLABELLED, jnp.nan, rows)
 
 
-def _class_means(values: jax.Array, labels: jax.Array) -> jax.Array:
-    """`[classes, classes]`: the mean row of the examples of each class."""
-    one_hot = jax.nn.one_hot(labels, values.shape[1], dtype=values.dtype)
-    return one_hot.T @ values / one_hot.sum(0)[:, None]
+def _class_means(values: Array, labels: Array) -> Float[Array, "classes classes"]:
+    """The mean row of the examples of each class; NaN for a class without any."""
+    rows = one_hot(labels, values.shape[1], values.dtype)
+    sums = jnp.matmul(rows.T, values, precision=jax.lax.Precision.HIGHEST)
+    return sums / rows.sum(0)[:, None]
 
 
-def _instance_part(values: jax.Array, labels: jax.Array) -> jax.Array:
+def _instance_part(values: Array, labels: Array) -> Float[Array, "examples others"]:
     """Each row without its label, and without what its class shares."""
-    left = _left(values - _class_means(values, labels)[labels], labels)
+    classes = values.shape[1]
+    rows = one_hot(labels, classes, values.dtype)
+    means = _class_means(values, labels)
+    # Not indexed by the labels, which a sharded array does not allow.
+    seen = jnp.where(rows.sum(0)[:, None] > 0, means, 0.0)
+    own = jnp.matmul(rows, seen, precision=jax.lax.Precision.HIGHEST)
+    left = _others(values - own, labels)
     # Rows that are the same for a whole class differ by rounding only.
     noise = 1e-5 * jnp.max(jnp.abs(values), axis=-1, keepdims=True)
-    return jnp.where(jnp.max(jnp.abs(left), -1, keepdims=True) > noise, left, 0.0)
+    rounding = jnp.max(jnp.abs(left), -1, keepdims=True) <= noise
+    return jnp.where(rounding, 0.0, left)
 
 
-def _centred_ranks(values: jax.Array) -> jax.Array:
-    def one(row):
-        ordered = jnp.sort(row)
-        low = jnp.searchsorted(ordered, row, side="left")
-        high = jnp.searchsorted(ordered, row, side="right")
-        rank = (low + high - 1) / 2
-        return jnp.where(jnp.isnan(row).any(), jnp.nan, rank - rank.mean())
+def _centred_ranks(values: Any) -> Float[Array, "rows n"]:
+    # Late: it brings SciPy's statistics along, which importing the package does not.
+    from jax.scipy.stats import rankdata
 
-    return jax.vmap(one)(values)
+    ranks = rankdata(jnp.asarray(values), axis=-1)
+    return ranks - ranks.mean(-1, keepdims=True)

@@ -1,69 +1,80 @@
 """What an input is compared with: named baselines, on normalised inputs."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from introspect_jax.errors import unknown
+from introspect_jax.explain.problem import Problem, image_axes
 
 NAMES = ("zero", "mean", "blur", "uniform")
 _BLUR_SHARE = 0.2  # standard deviation of the blur, of the image's side
 
 
 def make_baseline(
-    baseline: Any, inputs: jax.Array, key: Any, index: jax.Array
-) -> jax.Array:
-    """The baseline of each input, `[batch, ...]`.
+    baseline: str | ArrayLike, problem: Problem
+) -> Float[Array, " batch *dims"]:
+    """The baseline of each input.
 
     Args:
-      baseline: `"zero"` (after normalisation the data's mean); `"mean"`, each example's
-        own mean over everything but channels; `"blur"`, the example itself, blurred
-        over space by a Gaussian of a fifth of its side; `"uniform"`, noise between the
-        example's smallest and largest value; or an array that broadcasts to the inputs.
-      inputs: `[batch, ...]`; images `[batch, h, w, c]` for `"mean"` and `"blur"`.
-      key: for `"uniform"`.
-      index: int `[batch]`, folded into each example's key.
+      baseline: `"zero"` (after normalisation the mean of the data); `"mean"`, each
+        example's own mean over space, of each channel; `"blur"`, the example itself,
+        blurred over space by a Gaussian of a fifth of its side; `"uniform"`, noise
+        between the example's smallest and largest value, which needs a key; or an array
+        that broadcasts to the inputs.
+      problem: the inputs, their `channel_axis`, random key and numbers.
 
     Raises:
-      ValueError: an unknown name, another shape, or a missing key.
+      ValueError: an unknown name, another shape, a missing key, or inputs without
+        spatial axes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax.explain.problem import make_problem
+      >>> images = jnp.arange(4.0).reshape(1, 2, 2, 1)
+      >>> problem = make_problem(lambda x: x.sum((1, 2)), images)
+      >>> make_baseline("mean", problem)[0, ..., 0]
+      Array([[1.5, 1.5],
+             [1.5, 1.5]], dtype=float32)
     """
+    inputs = problem.inputs
     if not isinstance(baseline, str):
         baseline = jnp.asarray(baseline, inputs.dtype)
         try:
             return jnp.broadcast_to(baseline, inputs.shape)
         except ValueError as error:
             raise ValueError(
-                f"baseline has shape {baseline.shape}, which does not broadcast to the "
-                f"inputs' {inputs.shape}"
+                f"baseline has shape {list(baseline.shape)}, which does not broadcast "
+                f"to the inputs' {list(inputs.shape)}"
             ) from error
-    if baseline not in NAMES:
-        raise ValueError(unknown("baseline", baseline, (*NAMES, "or an array")))
+    check_name(baseline)
     if baseline == "zero":
         return jnp.zeros_like(inputs)
-    axes = tuple(range(1, inputs.ndim))
     if baseline == "uniform":
-        if key is None:
-            raise ValueError("baseline='uniform' needs key=, a random key")
+        axes = tuple(range(1, inputs.ndim))
         low, high = inputs.min(axes, keepdims=True), inputs.max(axes, keepdims=True)
 
-        def draw(number):
-            example_key = jax.random.fold_in(key, number)
+        def draw(example_key: Array) -> Array:
             return jax.random.uniform(example_key, inputs.shape[1:], inputs.dtype)
 
-        return low + (high - low) * jax.vmap(draw)(index)
-    if inputs.ndim != 4:
-        raise ValueError(
-            f"baseline={baseline!r} needs images [batch, h, w, c], got {inputs.shape}"
-        )
+        draws = jax.vmap(draw)(problem.example_keys("baseline='uniform'"))
+        return low + (high - low) * draws
+    space = image_axes(inputs.shape, problem.channel_axis, f"baseline={baseline!r}")
     if baseline == "mean":
-        mean = inputs.mean((1, 2), keepdims=True)
-        return jnp.broadcast_to(mean, inputs.shape)
-    return _blur(_blur(inputs, 1), 2)
+        return jnp.broadcast_to(inputs.mean(space, keepdims=True), inputs.shape)
+    for axis in space:
+        inputs = _blur(inputs, axis)
+    return inputs
 
 
-def _blur(images: jax.Array, axis: int) -> jax.Array:
-    """A Gaussian along one axis; weights that leave the image are left out."""
+def check_name(baseline: object) -> None:
+    """Raises a ValueError for a string that names no baseline."""
+    if isinstance(baseline, str) and baseline not in NAMES:
+        raise ValueError(unknown("baseline", baseline, (*NAMES, "or an array")))
+
+
+def _blur(images: Array, axis: int) -> Array:
+    """A Gaussian along one axis; weights outside of the image are left out."""
     side = images.shape[axis]
     place = jnp.arange(side, dtype=images.dtype)
     deviation = _BLUR_SHARE * side

@@ -1,26 +1,46 @@
 """Are explanations faithful, specific and stable? Scores per example, on the device.
 
-Each metric is a pure function that returns one number an example, `[batch]`;
-`mean_interval` sums them up with a bootstrap interval.
+Each metric is a pure function that returns one number for each example, `[batch]`.
+Those of maps are called as `metric(logits_fn, inputs, target, maps, ...)`; those that
+explain again, at other inputs or with other parameters, as `metric(logits_fn, inputs,
+target, explanation, ...)`. `mean_interval` sums them up.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
-from introspect_jax.explain.agreement import spearman
-from introspect_jax.explain.attribution import LogitsFn, explain_fn
+from introspect_jax.arrays import UNLABELLED, is_integer
 from introspect_jax.explain.baselines import make_baseline
-from introspect_jax.explain.targets import check_range
+from introspect_jax.explain.maps import wait_for
+from introspect_jax.explain.problem import Problem, Score, image_axes, make_problem
+from introspect_jax.explain.stability import (
+    max_sensitivity,
+    parameter_randomisation,
+    random_logit_similarity,
+)
+from introspect_jax.explain.targets import pick
 
-PyTree = Any
+__all__ = [
+    "completeness_error",
+    "deletion",
+    "insertion",
+    "max_sensitivity",
+    "mean_interval",
+    "parameter_randomisation",
+    "random_logit_similarity",
+]
+
+# An int, ints `[batch]`, or a function of the logits to scores `[batch]`.
+OneTarget = ArrayLike | Score
 
 
 def mean_interval(
-    values: Any, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    values: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> dict[str, float]:
     """Mean of per-example scores with its percentile bootstrap interval (Efron 1979).
 
@@ -33,264 +53,251 @@ def mean_interval(
 
     Returns:
       `mean`, `low`, `high` and `count`; not a number where nothing is left.
+
+    Example:
+      >>> mean_interval([1.0, 1.0, float("nan")])
+      {'mean': 1.0, 'low': 1.0, 'high': 1.0, 'count': 2}
     """
+    # Late: it takes half a second to import.
+    from scipy import stats
+
     kept = np.asarray(values, np.float64).ravel()
     kept = kept[~np.isnan(kept)]
     if not len(kept):
         return {"mean": np.nan, "low": np.nan, "high": np.nan, "count": 0}
-    generator = np.random.RandomState(seed)
-    means = [
-        kept[generator.randint(len(kept), size=len(kept))].mean()
-        for _ in range(resamples)
-    ]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return {
-        "mean": float(kept.mean()),
-        "low": float(low),
-        "high": float(high),
-        "count": len(kept),
-    }
+    mean = low = high = float(kept.mean())
+    if np.ptp(kept) > 0:  # otherwise there is nothing to resample
+        low, high = stats.bootstrap(
+            (kept,),
+            np.mean,
+            n_resamples=resamples,
+            batch=max(1, 10_000_000 // len(kept)),
+            confidence_level=level,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return {"mean": mean, "low": float(low), "high": float(high), "count": len(kept)}
 
 
 def deletion(
-    logits_fn: LogitsFn,
-    inputs: jax.Array,
-    labels: Any,
-    maps: jax.Array,
+    logits_fn: Callable[..., Any],
+    inputs: Float[ArrayLike, " batch *dims"],
+    target: ArrayLike,
+    maps: Float[ArrayLike, " batch *map"],
     *,
     num_steps: int = 16,
-    channel_axis: int = -1,
-    baseline: Any = "zero",
-) -> jax.Array:
-    """Area under the probability of the label as the most important pixels go.
+    baseline: str | ArrayLike = "zero",
+    channel_axis: int | None = -1,
+    chunk_size: int | None = None,
+    batched: tuple[ArrayLike, ...] = (),
+) -> Float[Array, " batch"]:
+    """Area under the probability of a class as the most important pixels go.
 
     Petsiuk et al. 2018 (RISE). Pixels are ranked by the explanation, summed over
     channels, and set to the baseline in `num_steps` equal parts; the area is the
     trapezoid's over `[0, 1]`. Low is faithful.
 
     Args:
-      logits_fn: inputs -> logits `[batch, classes]`.
-      inputs: images `[batch, h, w, c]` (channels where `channel_axis` says).
-      labels: int or ints `[batch]`.
+      logits_fn: `(inputs, *batched) -> logits [batch, classes]`.
+      inputs: images `[batch, h, w, c]`, or any other layout that `channel_axis` names:
+        grey images `[batch, h, w]` and volumes have `channel_axis=None`.
+      target: int or ints `[batch]`, the class; -1 gives NaN.
       maps: explanations, shaped like the inputs or with one channel.
-      num_steps: parts; `num_steps + 1` forward passes are folded into one batch.
-      channel_axis: of the inputs and the maps.
+      num_steps: parts, at least 1; `num_steps + 1` forward passes.
       baseline: what pixels are set to, see `baselines.make_baseline`.
+      channel_axis: of the inputs and the maps; None without channels.
+      chunk_size: forward passes at once; None folds all of them into one batch.
+      batched: arrays with a row for each example, further arguments of `logits_fn`.
 
     Returns:
       `[batch]`, in [0, 1].
+
+    Raises:
+      ValueError: maps that do not fit the inputs, a layout that `channel_axis` does not
+        fit, or a class out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> f = lambda x: jnp.stack([9 * x[:, 0, 0, 0], x[:, 1, 1, 0]], axis=1)
+      >>> x = jnp.ones((1, 2, 2, 1))
+      >>> right = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(1.0)
+      >>> deletion(f, x, 0, right, num_steps=4).round(3)
+      Array([0.506], dtype=float32)
+      >>> deletion(f, x, 0, -right, num_steps=4).round(3)
+      Array([0.937], dtype=float32)
     """
-    gone = make_baseline(baseline, inputs, None, jnp.arange(len(inputs)))
-    return _area(logits_fn, inputs, gone, labels, maps, num_steps, channel_axis)
+    problem = _images(logits_fn, inputs, channel_axis, chunk_size, batched, "deletion")
+    gone = make_baseline(baseline, problem)
+    return _area(problem, problem.inputs, gone, target, maps, num_steps)
 
 
 def insertion(
-    logits_fn: LogitsFn,
-    inputs: jax.Array,
-    labels: Any,
-    maps: jax.Array,
+    logits_fn: Callable[..., Any],
+    inputs: Float[ArrayLike, " batch *dims"],
+    target: ArrayLike,
+    maps: Float[ArrayLike, " batch *map"],
     *,
     num_steps: int = 16,
-    channel_axis: int = -1,
-    baseline: Any = "blur",
-) -> jax.Array:
-    """Area under the probability of the label as the most important pixels come.
+    baseline: str | ArrayLike = "blur",
+    channel_axis: int | None = -1,
+    chunk_size: int | None = None,
+    batched: tuple[ArrayLike, ...] = (),
+) -> Float[Array, " batch"]:
+    """Area under the probability of a class as the most important pixels come.
 
     As `deletion`, but from the baseline (by default the blurred image) to the image.
     High is faithful.
+
+    Args:
+      logits_fn: see `deletion`, as all that follow.
+      inputs: `[batch, h, w, c]`, or as `channel_axis` says.
+      target: int or ints `[batch]`.
+      maps: explanations.
+      num_steps: parts.
+      baseline: what the image starts from.
+      channel_axis: of the inputs and the maps.
+      chunk_size: forward passes at once.
+      batched: further arguments of `logits_fn`.
+
+    Returns:
+      `[batch]`, in [0, 1].
+
+    Raises:
+      ValueError: as `deletion`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> f = lambda x: jnp.stack([9 * x[:, 0, 0, 0], x[:, 1, 1, 0]], axis=1)
+      >>> x = jnp.ones((1, 2, 2, 1))
+      >>> right = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(1.0)
+      >>> insertion(f, x, 0, right, num_steps=4, baseline="zero").round(3)
+      Array([0.937], dtype=float32)
     """
-    start = make_baseline(baseline, inputs, None, jnp.arange(len(inputs)))
-    return _area(logits_fn, start, inputs, labels, maps, num_steps, channel_axis)
-
-
-def _area(logits_fn, start, end, labels, maps, num_steps, channel_axis) -> jax.Array:
-    batch = len(start)
-    importance = maps.sum(channel_axis, keepdims=True).reshape(batch, -1)
-    order = jnp.argsort(jnp.argsort(-importance, axis=-1), axis=-1)
-    shape = list(start.shape)
-    shape[channel_axis] = 1
-    pixels = order.shape[1]
-    edges = jnp.round(jnp.arange(num_steps + 1) / num_steps * pixels)
-    changed = order[None] < edges[:, None, None]
-    mixed = jnp.where(changed.reshape(-1, *shape), end[None], start[None])
-    logits = logits_fn(mixed.reshape(-1, *start.shape[1:]))
-    probs = jax.nn.softmax(logits.astype(jnp.float32)).reshape(num_steps + 1, batch, -1)
-    labels = _labels(labels, batch, probs.shape[-1])
-    curve = probs[:, jnp.arange(batch), labels]
-    return (curve.sum(0) - (curve[0] + curve[-1]) / 2) / num_steps
+    problem = _images(logits_fn, inputs, channel_axis, chunk_size, batched, "insertion")
+    start = make_baseline(baseline, problem)
+    return _area(problem, start, problem.inputs, target, maps, num_steps)
 
 
 def completeness_error(
-    logits_fn: LogitsFn,
-    inputs: jax.Array,
-    target: Any,
-    maps: jax.Array,
+    logits_fn: Callable[..., Any],
+    inputs: Float[ArrayLike, " batch *dims"],
+    target: OneTarget,
+    maps: Float[ArrayLike, " batch *map"],
     *,
-    baseline: Any = "zero",
-) -> jax.Array:
-    """`sum(A) - (f(x) - f(b))`, captum's convergence delta, `[batch]`.
+    baseline: str | ArrayLike = "zero",
+    channel_axis: int | None = -1,
+    batched: tuple[ArrayLike, ...] = (),
+) -> Float[Array, " batch"]:
+    """`sum(A) - (f(x) - f(b))`, captum's convergence delta.
 
     Args:
-      logits_fn: inputs -> logits `[batch, classes]`.
+      logits_fn: `(inputs, *batched) -> logits [batch, classes]`.
       inputs: `[batch, ...]`.
       target: int, ints `[batch]`, or a function of logits to scores `[batch]`.
       maps: explanations `[batch, ...]` of the target.
-      baseline: that of the explanations, see `baselines.make_baseline`.
-    """
-    start = make_baseline(baseline, inputs, None, jnp.arange(len(inputs)))
-
-    def score(x):
-        logits = logits_fn(x)
-        if callable(target):
-            return target(logits)
-        labels = _labels(target, len(x), logits.shape[1])
-        return logits[jnp.arange(len(x)), labels]
-
-    total = maps.reshape(len(maps), -1).sum(-1)
-    return total - (score(inputs) - score(start))
-
-
-def random_logit_similarity(
-    logits_fn: LogitsFn,
-    inputs: jax.Array,
-    labels: Any,
-    class_key: jax.Array,
-    **options: Any,
-) -> jax.Array:
-    """Cosine between the explanation of the label and of a random other class.
-
-    Sixt et al. 2020. Low means that explanations tell classes apart. Quantus compares
-    by structural similarity, which is of another scale.
-
-    Args:
-      logits_fn: inputs -> logits `[batch, classes]`.
-      inputs: `[batch, ...]`.
-      labels: int or ints `[batch]`.
-      class_key: random key that picks the other class.
-      **options: of `explain_fn`.
+      baseline: that of the explanations, see `baselines.make_baseline`; it must not be
+        random.
+      channel_axis: of the inputs, for baselines that depend on it.
+      batched: arrays with a row for each example, further arguments of `logits_fn`.
 
     Returns:
-      `[batch]`, in [-1, 1]; not a number where an explanation vanishes.
-    """
-    classes = jax.eval_shape(logits_fn, inputs).shape[1]
-    labels = _labels(labels, len(inputs), classes)
-    shift = jax.random.randint(class_key, labels.shape, 1, classes)
-    both = jnp.stack([labels, (labels + shift) % classes], axis=1)
-    maps = explain_fn(logits_fn, inputs, both, **options)
-    maps = maps.reshape(*maps.shape[:2], -1)
-    norms = jnp.linalg.norm(maps, axis=-1).prod(-1)
-    return jnp.einsum("bp,bp->b", maps[:, 0], maps[:, 1]) / norms
-
-
-def parameter_randomisation(
-    apply_fn: Callable[[PyTree, jax.Array], jax.Array],
-    params: PyTree,
-    random_params: PyTree,
-    layers: Sequence[str],
-    inputs: jax.Array,
-    target: Any,
-    **options: Any,
-) -> jax.Array:
-    """Rank correlation of explanations as layers lose what they learnt.
-
-    Adebayo et al. 2018, the cascade: layers are replaced by untrained ones one after
-    the other, from the output down, and stay so. An explanation that does not change
-    does not depend on what was learnt.
-
-    Args:
-      apply_fn: `(params, inputs) -> logits [batch, classes]`.
-      params: trained.
-      random_params: another initialisation, of the same structure.
-      layers: prefixes of parameter paths ("head", "backbone/stage2"), in the order in
-        which they are replaced.
-      inputs: `[batch, ...]`.
-      target: see `explain_fn`, one an example.
-      **options: of `explain_fn`.
-
-    Returns:
-      `[layers, batch]`: Spearman correlation of the absolute explanations with those of
-      the trained network.
+      `[batch]`, in units of the logits; NaN for the class -1.
 
     Raises:
-      ValueError: a prefix that no parameter has.
+      ValueError: maps of another batch, or a class out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax import explain_fn
+      >>> f = lambda x: jnp.stack([x[:, 0] ** 2, x[:, 1]], axis=1)
+      >>> x = jnp.array([[1.0, 2.0]])
+      >>> maps = explain_fn(f, x, 0, "gradient_x_input")  # 2, and f(x) - f(0) = 1
+      >>> completeness_error(f, x, 0, maps)
+      Array([1.], dtype=float32)
     """
-
-    def explain(current: PyTree) -> jax.Array:
-        maps = explain_fn(lambda x: apply_fn(current, x), inputs, target, **options)
-        return jnp.abs(maps).reshape(len(maps), -1)
-
-    trained = explain(params)
-    cascade = _cascade(params, random_params, layers)
-    return jnp.stack([spearman(trained, explain(step)) for step in cascade])
-
-
-def _cascade(
-    params: PyTree, random_params: PyTree, layers: Sequence[str]
-) -> Iterator[PyTree]:
-    names = [
-        "/".join(
-            str(getattr(part, "key", getattr(part, "name", part))) for part in path
-        )
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    leaves, tree = jax.tree.flatten(params)
-    fresh = jax.tree.leaves(random_params)
-    for layer in layers:
-        hit = [i for i, name in enumerate(names) if name.startswith(layer)]
-        if not hit:
-            raise ValueError(f"no parameter path starts with {layer!r}: {names}")
-        for i in hit:
-            leaves[i] = fresh[i]
-        yield jax.tree.unflatten(tree, list(leaves))
-
-
-def max_sensitivity(
-    logits_fn: LogitsFn,
-    inputs: jax.Array,
-    target: Any,
-    noise_key: jax.Array | None = None,
-    *,
-    radius: float = 0.02,
-    num_samples: int = 10,
-    noise: jax.Array | None = None,
-    **options: Any,
-) -> jax.Array:
-    """`max_i |A(x) - A(x + e_i)| / |A(x)|` (Yeh et al. 2019).
-
-    Args:
-      logits_fn: inputs -> logits `[batch, classes]`.
-      inputs: `[batch, ...]`.
-      target: see `explain_fn`, one an example.
-      noise_key: random key of `e_i`, uniform in `[-radius, radius]`.
-      radius: in units of the inputs.
-      num_samples: how many `e_i`.
-      noise: `[batch, samples, ...]`, in place of the drawn `e_i`.
-      **options: of `explain_fn`.
-
-    Returns:
-      `[batch]`, 0 or more.
-
-    Raises:
-      ValueError: neither `noise_key` nor `noise`.
-    """
-    if noise is None:
-        if noise_key is None:
-            raise ValueError("max_sensitivity needs noise_key= or noise=")
-        shape = (len(inputs), num_samples, *inputs.shape[1:])
-        noise = jax.random.uniform(noise_key, shape, inputs.dtype, -radius, radius)
-
-    def explain(x):
-        maps = explain_fn(logits_fn, x, target, **options)
-        return maps.reshape(len(maps), -1)
-
-    here = explain(inputs)
-    moved = jax.vmap(lambda e: jnp.linalg.norm(explain(inputs + e) - here, axis=-1))(
-        jnp.moveaxis(noise, 1, 0)
+    score = target if callable(target) else None
+    problem = make_problem(
+        logits_fn, inputs, channel_axis=channel_axis, batched=batched, score=score
     )
-    return moved.max(0) / jnp.linalg.norm(here, axis=-1)
+    start = make_baseline(baseline, problem)
+    there, here = problem.logits(problem.inputs), problem.logits(start)
+    difference = there - here
+    change = difference[:, 0] if score else _picked(difference, target)
+    total = _fitting(maps, problem)
+    return total.sum(tuple(range(1, total.ndim))) - change
 
 
-def _labels(labels: Any, batch: int, classes: int) -> jax.Array:
-    labels = jnp.broadcast_to(jnp.asarray(labels), (batch,))
-    check_range(labels, classes)
-    return labels
+def _images(
+    logits_fn: Callable[..., Any],
+    inputs: Any,
+    channel_axis: int | None,
+    chunk_size: int | None,
+    batched: tuple[Any, ...],
+    purpose: str,
+) -> Problem:
+    problem = make_problem(
+        logits_fn,
+        inputs,
+        channel_axis=channel_axis,
+        chunk_size=chunk_size,
+        batched=batched,
+    )
+    image_axes(problem.inputs.shape, channel_axis, purpose)
+    return problem
+
+
+def _fitting(maps: Any, problem: Problem) -> Array:
+    maps = jnp.asarray(maps)
+    if maps.ndim == 0 or len(maps) != len(problem.inputs):
+        raise ValueError(
+            f"maps must have {len(problem.inputs)} rows, like the inputs, got "
+            f"{list(maps.shape)}"
+        )
+    return maps.astype(problem.inputs.dtype)
+
+
+def _area(
+    problem: Problem, start: Array, end: Array, target: Any, maps: Any, num_steps: int
+) -> Array:
+    """Area under the probability of the target from `start` to `end`."""
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    inputs, axis = problem.inputs, problem.channel_axis
+    pixels = list(inputs.shape)
+    if axis is not None:
+        pixels[axis] = 1
+    maps = _fitting(maps, problem)
+    if list(maps.shape) not in (pixels, list(inputs.shape)):
+        raise ValueError(
+            f"maps must be {list(inputs.shape)}, like the inputs, or {pixels}, got "
+            f"{list(maps.shape)} with channel_axis={axis}"
+        )
+    batch, count = pixels[0], int(np.prod(pixels[1:]))
+    importance = maps if axis is None else maps.sum(axis, keepdims=True)
+    importance = importance.reshape(batch, count)
+    order = jnp.argsort(jnp.argsort(-importance, axis=-1), axis=-1).reshape(pixels)
+    edges = np.round(np.arange(num_steps + 1) / num_steps * count).astype(np.int32)
+    size = problem.chunk_size or num_steps + 1
+    parts: list[Array] = []
+    for first in range(0, num_steps + 1, size):
+        some = jnp.asarray(edges[first : first + size])
+        if parts:
+            some = wait_for(parts[-1], some)
+        changed = order[:, None] < some.reshape(1, -1, *[1] * (order.ndim - 1))
+        mixed = jnp.where(changed, end[:, None], start[:, None])
+        probs = jax.nn.softmax(problem.logits_at(mixed))
+        parts.append(jax.vmap(lambda p: _picked(p, target), in_axes=1)(probs))
+    curve = jnp.concatenate(parts)
+    return (curve.sum(0) - (curve[0] + curve[-1]) / 2) / num_steps
+
+
+def _picked(values: Array, target: Any) -> Array:
+    """The column of the target of each row of `[batch, classes]`; NaN for -1."""
+    batch = len(values)
+    target = jnp.asarray(target)
+    if target.shape not in ((), (batch,)) or not is_integer(target):
+        raise ValueError(
+            f"target must be an int or ints [{batch}], got "
+            f"{target.dtype}{list(target.shape)}"
+        )
+    return jnp.where(target == UNLABELLED, jnp.nan, pick(values, target, "target"))

@@ -1,141 +1,166 @@
-"""Norms of the class explanations, `n_k = |a_k|^2`: exactly, or estimated."""
+"""Norms of the class explanations without explaining every class."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
 
-from introspect_jax.errors import unknown
-from introspect_jax.explain.attribution import (
-    Explainer,
-    Head,
-    make_explainer,
-)
-from introspect_jax.explain.linear import LinearExplainer
-from introspect_jax.explain.paths import example_keys
-from introspect_jax.explain.targets import target_cotangents
-
-NORMS = ("exact", "last_layer", "probes:s", "top:m")
+from introspect_jax.arrays import one_hot
+from introspect_jax.explain.explanation import check_count
+from introspect_jax.explain.maps import in_chunks, wait_for
+from introspect_jax.explain.similarities import Comparison, Norms, flat
+from introspect_jax.explain.targets import every_class
 
 
-def parse(norms: str) -> tuple[str, int]:
-    """`"probes:8"` as `("probes", 8)`; 0 where there is no number.
-
-    Raises:
-      ValueError: none of `NORMS`.
-    """
-    kind, _, count = norms.partition(":")
-    if norms in ("exact", "last_layer"):
-        return kind, 0
-    if kind not in ("probes", "top") or not count.isdecimal() or int(count) < 1:
-        raise ValueError(unknown("norms", norms, NORMS))
-    return kind, int(count)
-
-
-def from_all_maps(
-    explainer: Explainer, label_probs: jax.Array, class_chunk_size: int | None
-) -> tuple[jax.Array, jax.Array]:
-    """`r_k` and `n_k`, each `[batch, classes]`, from the K explanations themselves."""
-    linear = explainer.linear
-    cotangents = target_cotangents("all", linear.outputs, linear.like)
-    whole = (class_chunk_size or cotangents.shape[1]) >= cotangents.shape[1]
-    if whole and explainer.is_linear:
-        maps = _flat(explainer.explain(cotangents))
-        label_map = jnp.einsum("bk,bkp->bp", label_probs, maps)
-        return jnp.einsum("bkp,bp->bk", maps, label_map), jnp.sum(maps**2, axis=-1)
-    label_map = explainer.explain(label_probs)
-    label_map = label_map.reshape(len(label_map), -1)
-
-    def products(maps: jax.Array) -> tuple[jax.Array, jax.Array]:
-        flat = _flat(maps)
-        return jnp.einsum("bkp,bp->bk", flat, label_map), jnp.sum(flat**2, axis=-1)
-
-    parts = explainer.fold(cotangents, class_chunk_size, products)
-    inner, squares = zip(*parts, strict=True)
-    return jnp.concatenate(inner, axis=1), jnp.concatenate(squares, axis=1)
-
-
-def from_features(
-    head: Head | None,
-    inputs: jax.Array,
-    label_probs: jax.Array,
-    class_chunk_size: int | None,
-    *,
-    center: bool,
-    **options: Any,
-) -> tuple[jax.Array, jax.Array]:
-    """The same from the explanations of the d features before a linear last layer.
+@dataclasses.dataclass(frozen=True, eq=False)
+class LastLayer(Norms):
+    """Exact norms from the explanations of the d features before a linear last layer.
 
     With G their Gram matrix and `w_k` the columns of the kernel, `<a_k, a_l>` is
-    `w_k^T G w_l`.
+    `w_k^T G w_l`: d maps in place of K, for networks with fewer features than classes.
 
-    Raises:
-      ValueError: no `head`, or not one with a kernel that fits the features.
+    Attributes:
+      features_fn: inputs -> features `[batch, d]`, such that
+        `logits_fn(x) = features_fn(x) @ kernel + bias`. It is called with the arrays of
+        `batched` too, like `logits_fn`.
+      kernel: of the last layer, `[d, classes]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax import class_similarity
+      >>> from introspect_jax.explain import Cosine, LastLayer
+      >>> kernel = jnp.array([[3.0, 8.0, -3.0], [4.0, 6.0, -4.0]])
+      >>> norms = LastLayer(features_fn=lambda x: 2 * x, kernel=kernel)
+      >>> norms.passes
+      'one map for each feature'
+      >>> class_similarity(lambda x: 2 * x @ kernel, jnp.ones((1, 2)), jnp.array([0]),
+      ...                  similarity=Cosine(norms=norms))
+      Array([[ 1.  ,  0.96, -1.  ]], dtype=float32)
     """
-    if head is None or head[2] is None:
-        raise ValueError(
-            "norms='last_layer' needs head=(features_fn, head_fn, kernel) of a last "
-            f"linear layer, got {'no head' if head is None else 'no kernel'}"
+
+    features_fn: Callable[..., Any]
+    kernel: ArrayLike
+
+    @property
+    def passes(self) -> str:
+        return "one map for each feature"
+
+    def products(self, comparison: Comparison) -> tuple[Array, Array]:
+        problem = comparison.problem
+        if comparison.explained.problem is not problem:
+            kind = type(comparison.explanation).__name__
+            raise ValueError(
+                f"LastLayer needs an explanation of logits_fn, and {kind} explains a "
+                "part of the network: use Exact(), Probes(count) or Top(count)"
+            )
+        features = problem.at(
+            self.features_fn, problem.inputs.astype(problem.dtype), center=False
         )
-    explainer = make_explainer(head[0], inputs, **options)
-    linear = explainer.linear
-    cotangents = target_cotangents("all", linear.outputs, linear.like)
-    maps = _flat(explainer.explain(cotangents, class_chunk_size))
-    gram = jnp.einsum("bip,bjp->bij", maps, maps)
-    kernel = jnp.asarray(head[2], gram.dtype)
-    wanted = (gram.shape[1], label_probs.shape[1])
-    if kernel.shape != wanted:
-        raise ValueError(f"the kernel of head must be {wanted}, got {kernel.shape}")
-    if center:
-        kernel = kernel - kernel.mean(axis=-1, keepdims=True)
-    weighted = jnp.einsum("bij,jk->bik", gram, kernel)
-    inner = jnp.einsum("ik,bil,bl->bk", kernel, weighted, label_probs)
-    # G is positive semidefinite; rounding is not.
-    return inner, jnp.maximum(jnp.einsum("ik,bik->bk", kernel, weighted), 0.0)
+        explained = comparison.explanation.bind(features)
+        parts = in_chunks(
+            explained, every_class(explained), comparison.class_chunk_size, flat
+        )
+        maps = jnp.concatenate(parts, axis=1)
+        gram = jnp.einsum("bip,bjp->bij", maps, maps)
+        kernel = jnp.asarray(self.kernel, gram.dtype)
+        wanted = (gram.shape[1], comparison.labels.shape[1])
+        if kernel.shape != wanted:
+            raise ValueError(
+                f"LastLayer: kernel must be {list(wanted)}, [features, classes], got "
+                f"{list(kernel.shape)}"
+            )
+        if problem.center:
+            kernel = kernel - kernel.mean(axis=-1, keepdims=True)
+        weighted = jnp.einsum("bij,jk->bik", gram, kernel)
+        inner = jnp.einsum("ik,bil,bl->bk", kernel, weighted, comparison.labels)
+        # G is positive semidefinite; rounding is not.
+        return inner, jnp.maximum(jnp.einsum("ik,bik->bk", kernel, weighted), 0.0)
 
 
-def from_probes(
-    linear: LinearExplainer,
-    key: Any,
-    count: int,
-    index: jax.Array | None,
-    chunk_size: int | None,
-) -> jax.Array:
-    """`n_k ~ mean_i (A^T v_i)_k^2` `[batch, classes]`, v of independent signs."""
-    like = jax.eval_shape(linear.post, linear.like)
-    if index is None:
-        index = jnp.arange(like.shape[0])
-    keys = example_keys(key, index, "norms='probes:s'")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probes(Norms):
+    """Estimates `n_k = mean_i (A^T v_i)_k^2` with random signs `v_i`.
 
-    def draw(number: jax.Array, example_key: jax.Array) -> jax.Array:
-        # Beside the keys of a method's own samples, which start from 0.
-        probe = jax.random.fold_in(example_key, 2**31 - 1 - number)
-        return jax.random.rademacher(probe, like.shape[1:], like.dtype)
+    Beside one map and its transpose it takes `count` more transposes; the relative
+    standard deviation of an estimate is about `sqrt(2 / count)`. Needs `key`.
 
-    size = chunk_size or count
-    total = jnp.zeros(linear.outputs.shape, linear.outputs.dtype)
-    for start in range(0, count, size):
-        numbers = jnp.arange(start, min(start + size, count))
-        probes = jax.vmap(lambda i: jax.vmap(lambda k: draw(i, k))(keys))(numbers)
-        total = total + (linear.transpose(probes) ** 2).sum(0)
-    return total / count
+    Attributes:
+      count: of probes.
+
+    Example:
+      >>> from introspect_jax.explain import Probes
+      >>> Probes(8).passes
+      'one map, its transpose and 8 probes'
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        check_count(self, "count")
+
+    @property
+    def passes(self) -> str:
+        return f"one map, its transpose and {self.count} probes"
+
+    def products(self, comparison: Comparison) -> tuple[Array, Array]:
+        inner = comparison.inner_products()
+        explained = comparison.explained
+        keys = comparison.problem.example_keys("Probes")
+        like = explained.like
+
+        def draw(number: Array, example_key: Array) -> Array:
+            # Beside the keys of an explanation's own samples, which start from 0.
+            probe = jax.random.fold_in(example_key, 2**31 - 1 - number)
+            return jax.random.rademacher(probe, like.shape[1:], like.dtype)
+
+        size = comparison.class_chunk_size or self.count
+        total = jnp.zeros_like(inner)
+        for start in range(0, self.count, size):
+            numbers = jnp.arange(start, min(start + size, self.count))
+            if start:
+                numbers = wait_for(total, numbers)
+            probes = jax.vmap(lambda i: jax.vmap(lambda k: draw(i, k))(keys))(numbers)
+            total = total + (explained.transpose(probes) ** 2).sum(0)
+        return inner, total / self.count
 
 
-def from_top(
-    explainer: Explainer, inner: jax.Array, count: int, class_chunk_size: int | None
-) -> jax.Array:
-    """`n_k` of the classes with the largest `|r_k|`; for the others, their mean."""
-    linear = explainer.linear
-    count = min(count, inner.shape[1])
-    largest = jax.lax.top_k(jnp.abs(inner), count)[1]
-    cotangents = target_cotangents(largest, linear.outputs, linear.like)
-    parts = explainer.fold(
-        cotangents, class_chunk_size, lambda m: (jnp.sum(_flat(m) ** 2, axis=-1),)
-    )
-    exact = jnp.concatenate([squares for (squares,) in parts], axis=1)
-    others = jnp.broadcast_to(exact.mean(-1, keepdims=True), inner.shape)
-    return jnp.put_along_axis(others, largest, exact, axis=1, inplace=False)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Top(Norms):
+    """The norms of the m classes with the largest `|r_k|`; the others get their mean.
 
+    Beside one map and its transpose it takes m more maps.
 
-def _flat(maps: jax.Array) -> jax.Array:
-    return maps.reshape(*maps.shape[:2], -1)
+    Attributes:
+      count: m.
+
+    Example:
+      >>> from introspect_jax.explain import Top
+      >>> Top(3).passes
+      'one map, its transpose and 3 classes'
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        check_count(self, "count")
+
+    @property
+    def passes(self) -> str:
+        return f"one map, its transpose and {self.count} classes"
+
+    def products(self, comparison: Comparison) -> tuple[Array, Array]:
+        inner = comparison.inner_products()
+        classes = inner.shape[1]
+        largest = jax.lax.top_k(jnp.abs(inner), min(self.count, classes))[1]
+        parts = in_chunks(
+            comparison.explained,
+            one_hot(largest, classes, inner.dtype),
+            comparison.class_chunk_size,
+            lambda maps: jnp.sum(flat(maps) ** 2, axis=-1),
+        )
+        exact = jnp.concatenate(parts, axis=1)
+        others = jnp.broadcast_to(exact.mean(-1, keepdims=True), inner.shape)
+        return inner, jnp.put_along_axis(others, largest, exact, axis=1, inplace=False)

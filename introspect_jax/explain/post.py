@@ -1,64 +1,178 @@
-"""Linear post-maps of explanations."""
+"""What is done to the maps of another explanation; itself an explanation.
 
-from typing import Any
+They nest: `Absolute(Pool(ChannelSum(SmoothGrad()), 4))`.
+"""
+
+import abc
+import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
 
-from introspect_jax.explain.linear import LinearMap
+from introspect_jax.explain.explanation import Explanation, check_count
+from introspect_jax.explain.maps import Map
+from introspect_jax.explain.problem import Problem, spatial_axes
 
 
-def make_post(
-    like: jax.Array,
-    *,
-    channel_axis: int = -1,
-    channel_sum: bool = False,
-    pool: int | None = None,
-    mask: Any = None,
-    weigh_channels: bool = False,
-) -> LinearMap:
-    """A linear map of explanations `[batch, ...]`; its parts apply in this order.
+@dataclasses.dataclass(frozen=True, eq=False)
+class PostMap(Explanation, abc.ABC):
+    """A function of the maps of another explanation.
 
-    Args:
-      like: the inputs or features `[batch, ...]`.
-      channel_axis: where the channels are: -1 for NHWC, 1 for NCHW.
-      channel_sum: sums over the channels, which leaves an axis of 1.
-      pool: side of the squares over which both spatial axes are averaged.
-      mask: multiplied, broadcasts to the maps at this point.
-      weigh_channels: Grad-CAM: the mean of the map over space weighs the channels of
-        `like`, which are then summed.
-
-    Raises:
-      ValueError: a shape that a part does not fit.
+    Attributes:
+      explanation: of which the maps are.
     """
-    channels = channel_axis % like.ndim
-    space = tuple(axis for axis in range(1, like.ndim) if axis != channels)
-    if (pool or weigh_channels) and len(space) != 2:
-        raise ValueError(f"pooling needs two spatial axes, got inputs of {like.shape}")
-    if pool and any(like.shape[axis] % pool for axis in space):
-        raise ValueError(f"pool={pool} does not divide the images {like.shape}")
 
-    def post(maps: jax.Array) -> jax.Array:
-        if weigh_channels:
-            maps = like * maps.mean(space, keepdims=True)
-        if channel_sum or weigh_channels:
-            maps = maps.sum(channels, keepdims=True)
-        if pool:
-            for axis in space:
-                shape = maps.shape
-                split = (*shape[:axis], shape[axis] // pool, pool, *shape[axis + 1 :])
-                maps = maps.reshape(split).mean(axis + 1)
-        return maps if mask is None else maps * jnp.asarray(mask, maps.dtype)
+    explanation: Explanation
 
-    if mask is not None:
-        shape = jax.eval_shape(post, like).shape
-        unmasked = make_post(
-            like,
-            channel_axis=channel_axis,
-            channel_sum=channel_sum,
-            pool=pool,
-            weigh_channels=weigh_channels,
-        )
-        if shape != jax.eval_shape(unmasked, like).shape:
-            raise ValueError(f"mask {jnp.shape(mask)} does not broadcast to the maps")
-    return post
+    def bind(self, problem: Problem) -> Map:
+        return self.explanation.bind(problem).then(lambda m: self.post(m, problem))
+
+    @abc.abstractmethod
+    def post(self, maps: Array, problem: Problem) -> Array:
+        """New maps `[batch, ...]` of maps `[batch, ...]`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _LinearPostMap(PostMap, abc.ABC):
+    @property
+    def linear(self) -> bool:
+        return self.explanation.linear
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChannelSum(_LinearPostMap):
+    """The sum over channels, which keeps an axis of length 1.
+
+    Attributes:
+      explanation: any, whose maps have channels at the `channel_axis` of the call.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax import explain_fn
+      >>> from introspect_jax.explain import ChannelSum, Gradient
+      >>> f = lambda x: x.sum((1, 2, 3))[:, None] * jnp.ones(2)
+      >>> explain_fn(f, jnp.ones((1, 4, 4, 3)), 0, ChannelSum(Gradient())).shape
+      (1, 4, 4, 1)
+    """
+
+    def post(self, maps: Array, problem: Problem) -> Array:
+        if problem.channel_axis is None:
+            raise ValueError("ChannelSum needs channels, got channel_axis=None")
+        return maps.sum(problem.channel_axis, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool(_LinearPostMap):
+    """The mean over squares of `size` pixels, along all spatial axes.
+
+    Attributes:
+      explanation: any, whose maps have spatial axes that `size` divides.
+      size: pixels along the side of a square.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax import explain_fn
+      >>> from introspect_jax.explain import Gradient, Pool
+      >>> f = lambda x: x.sum((1, 2, 3))[:, None] * jnp.ones(2)
+      >>> explain_fn(f, jnp.ones((1, 4, 4, 3)), 0, Pool(Gradient(), 2)).shape
+      (1, 2, 2, 3)
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        check_count(self, "size")
+
+    def post(self, maps: Array, problem: Problem) -> Array:
+        space = spatial_axes(maps.shape, problem.channel_axis, "Pool")
+        if any(maps.shape[axis] % self.size for axis in space):
+            raise ValueError(
+                f"Pool: size={self.size} does not divide the sides of the maps "
+                f"{list(maps.shape)}"
+            )
+        for axis in space:
+            shape = maps.shape
+            count = shape[axis] // self.size
+            split = (*shape[:axis], count, self.size, *shape[axis + 1 :])
+            maps = maps.reshape(split).mean(axis + 1)
+        return maps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mask(_LinearPostMap):
+    """The product with a mask, such as one that leaves out the background.
+
+    Attributes:
+      explanation: any.
+      mask: broadcasts to the maps.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax import explain_fn
+      >>> from introspect_jax.explain import Gradient, Mask
+      >>> kernel = jnp.array([[1.0, -2.0], [3.0, 0.0]])
+      >>> explanation = Mask(Gradient(), jnp.array([1.0, 0.0]))
+      >>> explain_fn(lambda x: x @ kernel, jnp.ones((1, 2)), 0, explanation)
+      Array([[1., 0.]], dtype=float32)
+    """
+
+    mask: ArrayLike
+
+    def post(self, maps: Array, problem: Problem) -> Array:
+        mask = jnp.asarray(self.mask, maps.dtype)
+        try:
+            return maps * jnp.broadcast_to(mask, maps.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"Mask: a mask of shape {list(mask.shape)} does not broadcast to maps "
+                f"of shape {list(maps.shape)}"
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Absolute(PostMap):
+    """The absolute value: not linear in the cotangent.
+
+    `Absolute(Gradient())` is captum's `Saliency`.
+
+    Attributes:
+      explanation: any.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax import explain_fn
+      >>> from introspect_jax.explain import Absolute, Gradient
+      >>> kernel = jnp.array([[1.0, -2.0], [3.0, 0.0]])
+      >>> explain_fn(lambda x: x @ kernel, jnp.ones((1, 2)), 1, Absolute(Gradient()))
+      Array([[2., 0.]], dtype=float32)
+    """
+
+    linear = False
+
+    def post(self, maps: Array, problem: Problem) -> Array:
+        return jnp.abs(maps)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReLU(PostMap):
+    """The positive part: not linear in the cotangent.
+
+    `ReLU(GradCAM(features_fn, head_fn))` is Grad-CAM as in its paper.
+
+    Attributes:
+      explanation: any.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax import explain_fn
+      >>> from introspect_jax.explain import Gradient, ReLU
+      >>> kernel = jnp.array([[1.0, -2.0], [3.0, 0.0]])
+      >>> explain_fn(lambda x: x @ kernel, jnp.ones((1, 2)), 1, ReLU(Gradient()))
+      Array([[0., 0.]], dtype=float32)
+    """
+
+    linear = False
+
+    def post(self, maps: Array, problem: Problem) -> Array:
+        return jax.nn.relu(maps)

@@ -1,10 +1,9 @@
 """Pictures of explanations; matplotlib is imported when one is drawn."""
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from etils import epath
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +23,15 @@ def new_figure(rows: int, columns: int, size: tuple[float, float], **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def save(figure: "Figure", path: epath.Path, dpi: int = 150) -> None:
-    """Writes a PNG, to any kind of path."""
+class Writable(Protocol):
+    """A path: `pathlib.Path`, or one of another library for other file systems."""
+
+    def write_bytes(self, data: bytes) -> Any:
+        """Makes the file."""
+
+
+def save(figure: "Figure", path: Writable, dpi: int = 150) -> None:
+    """Writes a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     path.write_bytes(buffer.getvalue())

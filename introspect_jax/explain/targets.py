@@ -1,16 +1,19 @@
-"""What an explanation is about: a target picks an output cotangent."""
+"""What is explained: a target picks an output cotangent, or scores the outputs."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
-Score = Callable[[jax.Array], jax.Array]
+from introspect_jax.arrays import as_probs, concrete, is_integer, one_hot
+from introspect_jax.explain.maps import Map
+from introspect_jax.explain.problem import Score, vary_like
+
+Target = int | str | ArrayLike | Score
 
 
-def contrast(classes: Any, against: Any) -> Score:
+def contrast(classes: ArrayLike, against: ArrayLike) -> Score:
     """The score `z_classes - z_against`: why the one rather than the other?
 
     Args:
@@ -19,96 +22,137 @@ def contrast(classes: Any, against: Any) -> Score:
 
     Returns:
       A target for `explain_fn`: logits `[batch, classes]` -> scores `[batch]`.
+
+    Example:
+      >>> contrast(0, 2)(jnp.array([[3.0, 2.0, 1.0]]))
+      Array([2.], dtype=float32)
     """
-    return lambda logits: _pick(logits, classes) - _pick(logits, against)
+    return lambda logits: pick(logits, classes) - pick(logits, against)
 
 
-def log_probability(classes: Any) -> Score:
-    """The score `log softmax(z)` of the classes (int or ints `[batch]`)."""
-    return lambda logits: _pick(jax.nn.log_softmax(logits), classes)
+def log_probability(classes: ArrayLike) -> Score:
+    """The score `log softmax(z)` of the classes.
+
+    Args:
+      classes: int or ints `[batch]`.
+
+    Returns:
+      A target for `explain_fn`: logits `[batch, classes]` -> scores `[batch]`.
+
+    Example:
+      >>> log_probability(0)(jnp.zeros((1, 2)))
+      Array([-0.6931], dtype=float32)
+    """
+    return lambda logits: pick(jax.nn.log_softmax(logits), classes)
 
 
 def top(count: int) -> str:
-    """The `count` classes with the largest logits of each example, largest first."""
+    """The `count` classes with the largest logits of each example, largest first.
+
+    Args:
+      count: at least 1, at most the number of classes.
+
+    Returns:
+      A target for `explain_fn`.
+
+    Example:
+      >>> top(3)
+      'top:3'
+    """
     return f"top:{count}"
 
 
-def _pick(values: jax.Array, classes: Any) -> jax.Array:
-    classes = jnp.broadcast_to(jnp.asarray(classes), values.shape[:1])
-    check_range(classes, values.shape[1])
-    return jnp.take_along_axis(values, classes[:, None], axis=1)[:, 0]
+def pick(values: Array, classes: Any, name: str = "classes") -> Array:
+    """The entry of a class in each row of `[batch, classes]`; 0 for -1."""
+    rows = jnp.broadcast_to(jnp.asarray(classes), values.shape[:1])
+    # Not indexed: a sharded array does not allow that.
+    mask = one_hot(rows, values.shape[1], values.dtype, name)
+    return jnp.sum(jnp.where(mask == 0, 0.0, values * mask), axis=-1)
 
 
 def target_cotangents(
-    target: Any,
-    outputs: jax.ShapeDtypeStruct | jax.Array,
-    like: jax.Array,
-    values: Callable[[], jax.Array] | None = None,
-) -> jax.Array:
+    target: Any, explained: Map
+) -> Float[Array, "batch classes"] | Float[Array, "batch m classes"]:
     """The output cotangents that a target picks.
 
     Args:
       target: an int; ints `[batch]` or `[batch, m]`; `"all"`; `"top:m"`; or vectors
         `[batch, classes]` (one-hot or soft, floating point).
-      outputs: shape `[batch, classes]` and dtype of the outputs.
-      like: an array that lies on the devices as the outputs do (the inputs).
-      values: gives the outputs themselves, asked for by `"top:m"` alone.
+      explained: the explanation, whose outputs `"top:m"` evaluates.
 
     Returns:
-      `[batch, classes]`, or `[batch, m, classes]` for several targets an example.
+      `[batch, classes]`, or `[batch, m, classes]` for several targets an example. Zeros
+      for the class -1.
 
     Raises:
       ValueError: another shape, or a class out of range.
     """
+    outputs = explained.problem.outputs
     batch, classes = outputs.shape
     if isinstance(target, str):
-        return varying_like(like, _named(target, outputs, values))
+        return vary_like(outputs, _named(target, explained))
     target = jnp.asarray(target)
-    if jnp.issubdtype(target.dtype, jnp.integer):
-        check_range(target, classes)
+    if is_integer(target):
+        _refuse_one_hot(target, classes)
         if target.ndim == 0:
             target = jnp.broadcast_to(target, (batch,))
         if target.ndim in (1, 2) and target.shape[0] == batch:
-            one_hot = jax.nn.one_hot(target, classes, dtype=outputs.dtype)
-            return varying_like(like, one_hot)
+            rows = one_hot(target, classes, outputs.dtype, "target")
+            return vary_like(outputs, rows)
     elif target.shape == outputs.shape:
-        return varying_like(like, target.astype(outputs.dtype))
+        return vary_like(outputs, target.astype(outputs.dtype))
     raise ValueError(
         f"target must be an int, ints [{batch}] or [{batch}, m], or vectors "
         f"[{batch}, {classes}], got {target.dtype}{list(target.shape)}"
     )
 
 
-def _named(target: str, outputs: Any, values: Any) -> jax.Array:
+def _refuse_one_hot(target: Array, classes: int) -> None:
+    """Ints `[batch, classes]` are class numbers; nobody means 0 0 1 0 by them."""
+    known = concrete(target)
+    if known is None or known.ndim != 2 or known.shape[1] != classes or classes < 3:
+        return
+    if known.size and ((known == 0) | (known == 1)).all() and (known.sum(1) == 1).all():
+        raise ValueError(
+            "target looks one-hot, but ints are class numbers, several for each "
+            "example; give a one-hot target in floating point"
+        )
+
+
+def label_cotangents(labels: Any, explained: Map) -> Float[Array, "batch classes"]:
+    """Labels as output cotangents: one-hot, or mixtures as they are.
+
+    Args:
+      labels: ints `[batch]` (-1: no label) or probabilities `[batch, classes]`.
+      explained: the explanation.
+
+    Raises:
+      ValueError: another shape, or a class out of range.
+    """
+    outputs = explained.problem.outputs
     batch, classes = outputs.shape
+    probs = as_probs(labels, classes, batch).astype(outputs.dtype)
+    return vary_like(outputs, probs)
+
+
+def every_class(explained: Map) -> Float[Array, "batch classes classes"]:
+    """The output cotangents of all classes."""
+    outputs = explained.problem.outputs
+    batch, classes = outputs.shape
+    eye = jnp.eye(classes, dtype=outputs.dtype)
+    return vary_like(outputs, jnp.broadcast_to(eye, (batch, classes, classes)))
+
+
+def _named(target: str, explained: Map) -> Array:
+    problem = explained.problem
+    classes = problem.outputs.shape[1]
     if target == "all":
-        eye = jnp.eye(classes, dtype=outputs.dtype)
-        return jnp.broadcast_to(eye, (batch, classes, classes))
+        return every_class(explained)
     name, _, count = target.partition(":")
     if name != "top" or not count.isdecimal() or not 1 <= int(count) <= classes:
         raise ValueError(
             f"a target that is a string is 'all' or 'top:m' with m in 1..{classes}, "
             f"got {target!r}"
         )
-    largest = jax.lax.top_k(values(), int(count))[1]
-    return jax.nn.one_hot(largest, classes, dtype=outputs.dtype)
-
-
-def varying_like(like: jax.Array, values: jax.Array) -> jax.Array:
-    """The same values, marked as varying over the mesh axes that `like` varies over.
-
-    Inside `jax.shard_map` a VJP takes no cotangent that is the same everywhere for an
-    output that is not. The selection has two equal sides and compiles to nothing.
-    """
-    anything = like.ravel()[0]
-    return jnp.where(anything == anything, values, values)
-
-
-def check_range(labels: jax.Array, classes: int) -> None:
-    """Raises a ValueError for classes that do not exist, where values are known."""
-    if isinstance(labels, jax.core.Tracer) or labels.size == 0:
-        return  # only known when run: one_hot then gives a zero row
-    values = np.asarray(labels)  # NumPy: under `jit` even constants would be traced
-    low, high = values.min(), values.max()
-    if low < 0 or high >= classes:
-        raise ValueError(f"classes must lie in 0..{classes - 1}, got {low}..{high}")
+    largest = jax.lax.top_k(problem.logits(problem.inputs), int(count))[1]
+    return one_hot(largest, classes, problem.outputs.dtype)

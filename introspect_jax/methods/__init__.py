@@ -16,7 +16,7 @@ from introspect_jax.methods.base import Context, Method
 from introspect_jax.methods.teaching import Teacher
 
 __all__ = ["Context", "Method", "Teacher", "make", "modules"]
-_SHARED = ("average", "base", "explaining", "similarity_sources", "teaching")
+_SHARED = ("average", "base", "introspective_controls", "teaching")
 
 
 @functools.cache

@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from introspect_jax import binding
+from introspect_jax.binding import bind
 from introspect_jax.errors import UserError
-from introspect_jax.methods import similarity_sources
+from introspect_jax.introspection import introspect
+from introspect_jax.methods import introspective_controls as controls
 from introspect_jax.methods.average import running_average
 from introspect_jax.methods.base import (
     Context,
+    Init,
     Method,
     averaged,
     check_choice,
@@ -19,8 +23,8 @@ from introspect_jax.methods.base import (
     predict_network,
     shuffle_keys,
 )
-from introspect_jax.methods.explaining import check_explanation
-from introspect_jax.methods.similarity_sources import SOURCES, make_similarities
+from introspect_jax.methods.introspective_controls import SOURCES
+from introspect_jax.models import make_logits_fn
 from introspect_jax.objectives.components import (
     COMPONENTS,
     PERMUTATIONS,
@@ -37,7 +41,6 @@ from introspect_jax.objectives.losses import (
 from introspect_jax.objectives.targets import (
     SUPPORTS,
     entropy_matched,
-    similarity_target,
 )
 
 SUMMARY = "distils the similarity of the network's own class explanations into it"
@@ -55,8 +58,8 @@ def default_config() -> ConfigDict:
     similarities, which leaves what is specific to it.
     Every `explain_every`-th example of a batch is explained and has a soft target; the
     others cost what they cost in standard training.
-    Samples and steps are far fewer than for a single explanation: each costs as much as
-    a step of training does.
+    How the network is explained is `binding.default_config`. Samples and steps are far
+    fewer than for a single explanation: each costs as much as a step of training does.
 
     `source` is what the similarities are of, `SOURCES`; `component` is what part of the
     target is used, `objectives.components.COMPONENTS`. With `permuted` the similarities
@@ -65,18 +68,9 @@ def default_config() -> ConfigDict:
     replaces label and target together by smoothed labels of the same entropy, compared
     at temperature 1 whatever `student_temperature`.
     """
-    return ConfigDict(
+    config = binding.default_config()
+    config.update(
         {
-            "explanation": "gradient",
-            "num_samples": 8,  # smoothgrad and its kin, expected_gradients
-            "noise_level": 0.15,  # of them: share of each image's range
-            "num_steps": 16,  # integrated_gradients
-            "rule": "gauss_legendre",  # of them
-            "baseline": "zero",  # of them and gradient_x_input
-            "chunk_size": 0,  # samples or steps at once; 0 is all
-            "similarity": "projection",
-            "norms": "exact",
-            "center": False,
             "temperature": 0.5,
             "support": "others",
             "weight": 0.1,
@@ -93,6 +87,7 @@ def default_config() -> ConfigDict:
             "class_decay": 0.99,  # of running means of classes
         }
     )
+    return config
 
 
 def make(config: ConfigDict, context: Context) -> Method:
@@ -102,19 +97,51 @@ def make(config: ConfigDict, context: Context) -> Method:
       UserError: an option that does not exist or is out of range.
     """
     check(config, context.num_classes)
-    source, name = config.source, config.component
-    final, student_temperature = config.weight, config.student_temperature
     every = config.explain_every
-    ramp_steps = max(1.0, config.ramp_up * context.total_steps)
-    down_steps = max(1.0, config.ramp_down * context.total_steps)
+
+    def loss(params, model_state, method_state, batch, step, key):
+        all_labels = batch["label"]
+        all_logits, new_state = forward(
+            context.model, params, model_state, batch["image"]
+        )
+        logits, labels = all_logits[::every], all_labels[::every]
+        batch = batch | {n: batch[n][::every] for n in ("image", "label", "index")}
+        variables, method_state = _explained_network(
+            config, params, model_state, method_state, step
+        )
+        target, method_state = _soft_target(
+            config, context, variables, method_state, batch, logits, key
+        )
+        target, method_state = _component(config, target, method_state, batch, key)
+        weight = _weight(config, context.total_steps, step)
+        losses, metrics = _objective(config, logits, labels, target, weight)
+        if every > 1:
+            losses = cross_entropy(all_logits, all_labels).at[::every].set(losses)
+        value, means = averaged(all_logits, all_labels, losses, metrics)
+        return value, (new_state, method_state, means)
+
+    return Method(
+        _init(config, context),
+        loss,
+        predict_network,
+        context.model,
+        constants=lambda: (
+            controls.constants(config, context)
+            | permutation_constant(context, config.component)
+        ),
+    )
+
+
+def _init(config: ConfigDict, context: Context) -> Init:
+    """`Method.init`, with the running means that the options need."""
+    running = {
+        "confusion": config.source == "confusion",
+        "class_means": config.component == "class_average",
+        "similarity_means": config.remove_class_mean,
+    }
 
     def carried():
         square = jnp.zeros((context.num_classes, context.num_classes), jnp.float32)
-        running = {
-            "confusion": source == "confusion",
-            "class_means": name == "class_average",
-            "similarity_means": config.remove_class_mean,
-        }
         # A copy for each: a tree that holds a buffer twice cannot be donated.
         return {mean: square + 0 for mean, kept in running.items() if kept}
 
@@ -125,109 +152,108 @@ def make(config: ConfigDict, context: Context) -> Method:
             method_state = method_state | {"average": average}
         return params, model_state, method_state
 
-    def constants():
-        given = similarity_sources.constants(config, context)
-        return given | permutation_constant(context, name)
+    return init
 
-    similarities = make_similarities(config, context)
 
-    def soft_target(found, method_state, batch, key):
-        """The component of the target, and the method state after it."""
-        labels = batch["label"]
-        if config.remove_class_mean:
-            means = update_class_means(
-                method_state["similarity_means"],
-                jax.lax.stop_gradient(found),
-                labels,
-                config.class_decay,
-            )
-            method_state = method_state | {"similarity_means": means}
-            highest = jax.lax.Precision.HIGHEST
-            found = found - jnp.matmul(labels, means, precision=highest)
-        target = similarity_target(
-            found, labels, temperature=config.temperature, support=config.support
-        )
-        if config.stop_gradient:
-            target = jax.lax.stop_gradient(target)
-        if "class_means" in method_state:
-            means = update_class_means(
-                method_state["class_means"],
-                jax.lax.stop_gradient(target.probs),
-                labels,
-                config.class_decay,
-            )
-            method_state = method_state | {"class_means": means}
-        part = component(
-            target,
-            labels,
-            name,
-            keys=shuffle_keys(config.permutation, batch, jax.random.fold_in(key, 1)),
-            class_means=method_state.get("class_means"),
-        )
-        return part, method_state
+def _explained_network(config, params, model_state, method_state, step):
+    """Variables of the network that is explained, and the method state.
 
-    def loss(params, model_state, method_state, batch, step, key):
-        all_labels = batch["label"]
-        all_logits, new_state = forward(
-            context.model, params, model_state, batch["image"]
+    Explained under the statistics from before this step: nobody's batch mates are in
+    them. The parameters are constants here, which spares the trace of second
+    derivatives that the stopped target would throw away.
+    """
+    if config.explained_decay:
+        now = (jax.lax.stop_gradient(params), model_state)
+        average = running_average(
+            method_state["average"], now, config.explained_decay, step
         )
-        logits, labels = all_logits[::every], all_labels[::every]
-        batch = batch | {n: batch[n][::every] for n in ("image", "label", "index")}
-        # Explained under the statistics from before this step: nobody's batch mates
-        # are in them. The parameters are constants here, which spares the trace of
-        # second derivatives that the stopped target would throw away.
-        explained = jax.lax.stop_gradient(params) if config.stop_gradient else params
-        variables = {"params": explained, **model_state}
-        if config.explained_decay:
-            now = (jax.lax.stop_gradient(params), model_state)
-            average = running_average(
-                method_state["average"], now, config.explained_decay, step
-            )
-            method_state = method_state | {"average": average}
-            variables = {"params": average[0], **average[1]}
-        found, method_state = similarities(variables, method_state, batch, logits, key)
-        target, method_state = soft_target(found, method_state, batch, key)
-        left = context.total_steps - step
-        weight = final * jnp.clip(step / ramp_steps, max=1.0)
-        if config.ramp_down:
-            weight = weight * jnp.clip(left / down_steps, max=1.0)
-        losses, metrics = loss_fn(
-            logits,
-            labels,
-            target,
-            weight=weight,
-            student_temperature=student_temperature,
-        )
-        total = 1.0 + weight if target.support == "others" else 1.0
-        if name == "cwtm":
-            hard = metrics["cross_entropy"]
-            soft = confidence_weights(target.probs) * hard
-            losses = (total - weight) * hard + weight * soft
-            metrics |= {"distillation": soft}
-        elif source == "entropy_matched":
-            rest = labels if target.support == "others" else labels * (1 - weight)
-            mixed = (rest + weight * target.probs) / total
-            target = entropy_matched(labels, context.num_classes, entropy(mixed))
-            losses = total * cross_entropy(logits, target.probs)
-            metrics |= describe_target(target, labels)
-        shares = {"weight": weight, "loss_weights": total}
-        if every > 1:
-            losses = cross_entropy(all_logits, all_labels).at[::every].set(losses)
-        value, means = averaged(all_logits, all_labels, losses, metrics | shares)
-        return value, (new_state, method_state, means)
+        variables = {"params": average[0], **average[1]}
+        return variables, method_state | {"average": average}
+    explained = jax.lax.stop_gradient(params) if config.stop_gradient else params
+    return {"params": explained, **model_state}, method_state
 
-    return Method(
-        init,
-        loss,
-        predict_network,
-        context.model,
-        constants=constants,
+
+def _soft_target(config, context, variables, method_state, batch, logits, key):
+    """The soft target, of this network's explanations or of a control."""
+    if config.source == "random_network":
+        variables = batch["constants"]["random_network"]
+    if not controls.is_introspection(config):
+        return controls.soft_target(
+            config, context, variables, method_state, batch, logits, key
+        )
+    bound = bind(config, context.model, variables, batch["image"])
+    target = introspect(
+        make_logits_fn(context.model, variables),
+        batch["image"],
+        batch["label"],
+        bound.explanation,
+        bound.similarity,
+        temperature=config.temperature,
+        support=config.support,
+        stop_gradient=config.stop_gradient,
+        key=key,
+        **bound.options,
     )
+    return target, method_state
+
+
+def _component(config, target, method_state, batch, key):
+    """The part of the target that is used."""
+    if "class_means" in method_state:
+        means = update_class_means(
+            method_state["class_means"],
+            jax.lax.stop_gradient(target.probs),
+            batch["label"],
+            config.class_decay,
+        )
+        method_state = method_state | {"class_means": means}
+    part = component(
+        target,
+        batch["label"],
+        config.component,
+        keys=shuffle_keys(config.permutation, batch, jax.random.fold_in(key, 1)),
+        class_means=method_state.get("class_means"),
+    )
+    return part, method_state
+
+
+def _weight(config, total_steps, step):
+    """The weight of the soft target at a step."""
+    ramp_steps = max(1.0, config.ramp_up * total_steps)
+    down_steps = max(1.0, config.ramp_down * total_steps)
+    weight = config.weight * jnp.clip(step / ramp_steps, max=1.0)
+    if config.ramp_down:
+        weight = weight * jnp.clip((total_steps - step) / down_steps, max=1.0)
+    return weight
+
+
+def _objective(config, logits, labels, target, weight):
+    """Losses `[batch]` and metrics."""
+    losses, metrics = loss_fn(
+        logits,
+        labels,
+        target,
+        weight=weight,
+        student_temperature=config.student_temperature,
+    )
+    total = 1.0 + weight if target.support == "others" else 1.0
+    if config.component == "cwtm":
+        hard = metrics["cross_entropy"]
+        soft = confidence_weights(target.probs) * hard
+        losses = (total - weight) * hard + weight * soft
+        metrics |= {"distillation": soft}
+    elif config.source == "entropy_matched":
+        rest = labels if target.support == "others" else labels * (1 - weight)
+        mixed = (rest + weight * target.probs) / total
+        target = entropy_matched(labels, labels.shape[-1], entropy(mixed))
+        losses = total * cross_entropy(logits, target.probs)
+        metrics |= describe_target(target, labels)
+    return losses, metrics | {"weight": weight, "loss_weights": total}
 
 
 def check(config: ConfigDict, num_classes: int) -> None:
     """Raises a UserError for options that cannot be with so many classes."""
-    check_explanation(config)
+    binding.check(config)
     check_choice(
         "introspective",
         config,

@@ -18,9 +18,11 @@ __all__ = [
     "NAMES",
     "Classifier",
     "build",
-    "make_head",
+    "last_layer",
+    "make_classify_fn",
+    "make_features_fn",
     "make_logits_fn",
-    "make_maps_head",
+    "make_maps_fn",
 ]
 
 Function = Callable[[jax.Array], jax.Array]
@@ -109,44 +111,73 @@ def make_logits_fn(model: nn.Module, variables: Any) -> Function:
     return logits_fn
 
 
-def make_head(model: nn.Module, variables: Any) -> tuple[Function, Function, jax.Array]:
-    """`(features_fn, head_fn, kernel)` of the last layer, for `class_similarity`.
+def make_maps_fn(model: nn.Module, variables: Any) -> Function:
+    """`images [batch, h, w, c] -> last feature maps [batch, h', w', d]`.
 
     Args:
-      model: one of this package's networks.
+      model: a network with `maps`, see `Classifier`.
       variables: as for `make_logits_fn`.
 
-    Returns:
-      Features `[batch, d]`, the linear layer on them, and its kernel `[d, classes]`.
+    Raises:
+      UserError: a network without it.
     """
-    head = variables["params"]["head"]
-
-    def features_fn(images: jax.Array) -> jax.Array:
-        features = model.apply(variables, images, train=False, method="features")
-        return cast(jax.Array, features)
-
-    def head_fn(features: jax.Array) -> jax.Array:
-        return features @ head["kernel"] + head["bias"]
-
-    return features_fn, head_fn, head["kernel"]
+    return _part(model, variables, "maps", train=False)
 
 
-def make_maps_head(model: nn.Module, variables: Any) -> tuple[Function, Function, None]:
-    """`(features_fn, head_fn, None)` around the last feature maps, for Grad-CAM.
+def make_classify_fn(model: nn.Module, variables: Any) -> Function:
+    """`last feature maps -> logits [batch, classes]`, the rest of the network.
 
     Args:
-      model: one of this package's networks.
+      model: a network with `classify`, see `Classifier`.
       variables: as for `make_logits_fn`.
 
-    Returns:
-      Feature maps `[batch, h, w, d]`, and the rest of the network on them.
+    Raises:
+      UserError: a network without it.
     """
+    return _part(model, variables, "classify")
 
-    def features_fn(images: jax.Array) -> jax.Array:
-        maps = model.apply(variables, images, train=False, method="maps")
-        return cast(jax.Array, maps)
 
-    def head_fn(maps: jax.Array) -> jax.Array:
-        return cast(jax.Array, model.apply(variables, maps, method="classify"))
+def make_features_fn(model: nn.Module, variables: Any) -> Function:
+    """`images [batch, h, w, c] -> features [batch, d]` before the last linear layer.
 
-    return features_fn, head_fn, None
+    Args:
+      model: a network with `features`, see `Classifier`.
+      variables: as for `make_logits_fn`.
+
+    Raises:
+      UserError: a network without it.
+    """
+    return _part(model, variables, "features", train=False)
+
+
+def last_layer(model: nn.Module, variables: Any) -> tuple[jax.Array, jax.Array]:
+    """Kernel `[d, classes]` and bias `[classes]` of the last linear layer.
+
+    Args:
+      model: a network with `last_layer`, see `Classifier`.
+      variables: as for `make_logits_fn`.
+
+    Raises:
+      UserError: a network without it.
+    """
+    _check_part(model, "last_layer")
+    kernel, bias = cast(Any, model).last_layer(variables)
+    return kernel, bias
+
+
+def _part(model: nn.Module, variables: Any, name: str, **arguments: Any) -> Function:
+    _check_part(model, name)
+
+    def function(x: jax.Array) -> jax.Array:
+        return cast(jax.Array, model.apply(variables, x, method=name, **arguments))
+
+    return function
+
+
+def _check_part(model: nn.Module, name: str) -> None:
+    if not callable(getattr(model, name, None)):
+        raise UserError(
+            f"the network {type(model).__name__} has no {name!r}, which this "
+            "explanation or similarity needs: give it that method, as "
+            "introspect_jax.models.Classifier has it, or choose another explanation"
+        )

@@ -67,6 +67,11 @@ def run_block(
 class Classifier(nn.Module):
     """`logits = head(mean over space of backbone(images))`.
 
+    Beside its call it has the parts by which explanations and controls look inside of a
+    network. Any network may have them; whatever needs one that is missing says so:
+    `maps` and `classify` (Grad-CAM), `features` and `last_layer` (norms by the last
+    layer), `last_layer` (weight rows).
+
     Attributes:
       backbone: images -> feature maps `[batch, h, w, d]`; its call takes `train`.
       num_classes: outputs.
@@ -91,6 +96,11 @@ class Classifier(nn.Module):
     def classify(self, maps: jax.Array) -> jax.Array:
         """Logits `[batch, classes]` of feature maps."""
         return self.head(self._pool(maps))
+
+    def last_layer(self, variables: Any) -> tuple[jax.Array, jax.Array]:
+        """Kernel `[d, classes]` and bias `[classes]` of the last layer."""
+        head = variables["params"]["head"]
+        return head["kernel"], head["bias"]
 
     def _pool(self, maps: jax.Array) -> jax.Array:
         wide = jnp.promote_types(maps.dtype, jnp.float32)

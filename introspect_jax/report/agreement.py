@@ -103,7 +103,9 @@ def agreement(
     }
     rows = []
     for step, variables in checkpoints(run, workdir):
-        for name, scores in _measure(functions, variables, images, labels, responses):
+        for name, scores in _measure(
+            run.experiment.model, functions, variables, images, labels, responses
+        ):
             rows.append({"step": step, "form": name} | scores)
     render.save(_figure(about, rows), output / "agreement.png", dpi=100)
     write_json(output / "agreement.json", about | {"rows": rows})
@@ -138,6 +140,7 @@ def _functions(model: nn.Module) -> dict[str, Function]:
 
 
 def _measure(
+    model: nn.Module,
     functions: dict[str, Function],
     variables: Any,
     images: jax.Array,
@@ -152,7 +155,7 @@ def _measure(
         (one_hot.T @ said / np.maximum(one_hot.sum(0)[:, None], 1))[labels]
     )
     labels_of, theirs = jnp.asarray(labels), jnp.asarray(responses)
-    found = controls(variables, jnp.asarray(own), labels_of)
+    found = controls(model, variables, jnp.asarray(own), labels_of)
     for name in FORMS:
         found[name] = jnp.asarray(
             _in_batches(functions[name], variables, images, labels_of)

@@ -1,5 +1,6 @@
 """The explanations of a trained run: pictures, raw maps and a table of metrics."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,14 +11,19 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from introspect_jax.binding import bind
 from introspect_jax.data.folder import list_images
 from introspect_jax.data.images import decode
 from introspect_jax.errors import UserError
-from introspect_jax.explain import agreement, metrics, render
-from introspect_jax.explain.attribution import explain_fn
-from introspect_jax.explain.similarity import class_similarity
-from introspect_jax.methods.explaining import explanation_options
-from introspect_jax.models import make_logits_fn
+from introspect_jax.explain import (
+    agreement,
+    class_similarity,
+    explain_fn,
+    metrics,
+    render,
+)
+from introspect_jax.explain.stability import parameter_paths
+from introspect_jax.models import last_layer, make_logits_fn
 from introspect_jax.report import explained, figures
 from introspect_jax.report.load import Run
 from introspect_jax.train.files import write_json
@@ -42,7 +48,7 @@ def explain_run(
 
     Args:
       run: of `load_run`.
-      config: options of the introspective method: which explanation and similarity.
+      config: with the fields of `binding.default_config`.
       output: folder, made if need be.
       num_examples: test images in the pictures and the raw maps.
       metric_images: test images that the metrics are taken over.
@@ -116,71 +122,78 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Metrics of the explanations of labels: name, mean, 95 % interval, count."""
     experiment, variables = run.experiment, run.variables
-    logits_fn = make_logits_fn(experiment.model, variables)
+    model = experiment.model
     key = jax.random.key(experiment.config.seed)
-    fresh = jax.jit(experiment.method.init)(jax.random.key(2**31 - 1))
-    random_variables = experiment.method.predict(*fresh)
-
-    def options(x, network=variables):
-        return explanation_options(config, experiment.model, network, x, key)
-
-    def every(x, y):
-        maps = explain_fn(logits_fn, x, y, **options(x))
-        if maps.shape[1:3] != x.shape[1:3]:
-            # Coarser, as Grad-CAM's are: enlarged to rank the pixels by.
-            sized = (len(x), *x.shape[1:3], maps.shape[-1])
-            large = jax.image.resize(maps, sized, "nearest")
-        else:
-            large = maps
-        values = {
-            "deletion": metrics.deletion(logits_fn, x, y, large),
-            "insertion": metrics.insertion(logits_fn, x, y, large),
-            "random-logit similarity": metrics.random_logit_similarity(
-                logits_fn, x, y, key, **options(x)
-            ),
-            "max-sensitivity": metrics.max_sensitivity(
-                logits_fn, x, y, key, **options(x)
-            ),
-        }
-        if config.explanation in ("integrated_gradients", "gradient_x_input"):
-            values["completeness error"] = jnp.abs(
-                metrics.completeness_error(
-                    logits_fn, x, y, maps, baseline=config.baseline
-                )
-            )
-
-        def untrained(network):
-            logits = make_logits_fn(experiment.model, network)
-            wrong = explain_fn(logits, x, y, **options(x, network))
-            flat = (jnp.abs(m).reshape(len(x), -1) for m in (maps, wrong))
-            return agreement.spearman(*flat)
-
-        head_only = {
-            **variables,
-            "params": {
-                **variables["params"],
-                "head": random_variables["params"]["head"],
-            },
-        }
-        values["randomised last layer, rank correlation"] = untrained(head_only)
-        values["randomised network, rank correlation"] = untrained(random_variables)
-        similar = class_similarity(
-            logits_fn,
-            x,
-            y,
-            similarity=config.similarity,
-            norms=config.norms,
-            **options(x),
-        )
-        agreed = agreement.rank_agreement(similar, logits_fn(x), y)
-        values["rank agreement with the logits, examples"] = agreed["example"]
-        values["rank agreement with the logits, classes"] = agreed["class"]
-        return values
-
-    values = jax.device_get(jax.jit(every)(experiment.inputs(pixels), labels))
+    untrained = experiment.method.predict(
+        *jax.jit(experiment.method.init)(jax.random.key(2**31 - 1))
+    )
+    scores = functools.partial(_scores, config, model, variables, untrained, key=key)
+    columns = jax.device_get(jax.jit(scores)(experiment.inputs(pixels), labels))
     return [
         {"metric": name} | metrics.mean_interval(column)
-        for name, column in sorted(values.items())
+        for name, column in sorted(columns.items())
+    ]
+
+
+def _scores(config, model, variables, untrained, x, y, *, key):
+    """Name -> scores `[images]` of the explanations of labels."""
+    logits_fn = make_logits_fn(model, variables)
+    bound = bind(config, model, variables, x)
+    execution = bound.options | {"key": key}
+    maps = explain_fn(logits_fn, x, y, bound.explanation, **execution)
+    large = maps
+    if maps.shape[1:3] != x.shape[1:3]:
+        # Coarser, as Grad-CAM's are: enlarged to rank the pixels by.
+        sized = (len(x), *x.shape[1:3], maps.shape[-1])
+        large = jax.image.resize(maps, sized, "nearest")
+    values = {
+        "deletion": metrics.deletion(logits_fn, x, y, large),
+        "insertion": metrics.insertion(logits_fn, x, y, large),
+        "random-logit similarity": metrics.random_logit_similarity(
+            logits_fn, x, y, bound.explanation, class_key=key, **execution
+        ),
+        "max-sensitivity": metrics.max_sensitivity(
+            logits_fn, x, y, bound.explanation, noise_key=key, **execution
+        ),
+    }
+    baseline = getattr(bound.explanation, "baseline", None)
+    if baseline is not None:
+        values["completeness error"] = jnp.abs(
+            metrics.completeness_error(logits_fn, x, y, maps, baseline=baseline)
+        )
+    steps = {"network": list(variables)}
+    if hasattr(model, "last_layer"):
+        steps = {
+            "last layer": _paths_of(variables, last_layer(model, variables))
+        } | steps
+    randomised = metrics.parameter_randomisation(
+        lambda network, images: make_logits_fn(model, network)(images),
+        x,
+        y,
+        lambda network: bind(config, model, network, x).explanation,
+        params=variables,
+        random_params=untrained,
+        layers=list(steps.values()),
+        **execution,
+    )
+    for name, column in zip(steps, randomised, strict=True):
+        values[f"randomised {name}, rank correlation"] = column
+    similar = class_similarity(
+        logits_fn, x, y, bound.explanation, bound.similarity, **execution
+    )
+    agreed = agreement.rank_agreement(similar, logits_fn(x), y)
+    values["rank agreement with the logits, examples"] = agreed["example"]
+    values["rank agreement with the logits, classes"] = agreed["class"]
+    return values
+
+
+def _paths_of(variables, arrays) -> list[str]:
+    """The paths of those variables that are the arrays."""
+    leaves = jax.tree.leaves(variables)
+    return [
+        path
+        for path, leaf in zip(parameter_paths(variables), leaves, strict=True)
+        if any(leaf is array for array in arrays)
     ]
 
 

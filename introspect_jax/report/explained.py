@@ -7,9 +7,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from introspect_jax.explain.attribution import explain_fn
-from introspect_jax.explain.similarity import class_similarity
-from introspect_jax.methods.explaining import explanation_options
+from introspect_jax.binding import bind
+from introspect_jax.explain import class_similarity, explain_fn
 from introspect_jax.models import make_logits_fn
 from introspect_jax.train.experiment import Experiment
 
@@ -78,14 +77,14 @@ def explain(
     *,
     neighbours: int = NEIGHBOURS,
 ) -> Explained:
-    """Explains images by `config`, options of the introspective method.
+    """Explains images as `config` says.
 
     Args:
       experiment: of the run.
       variables: of the network.
       pixels: uint8 `[images, h, w, c]`, as read.
       labels: `[images]`, or None to explain what the network says.
-      config: which explanation and similarity.
+      config: with the fields of `binding.default_config`.
       neighbours: classes beside the label, the most similar first.
     """
     logits_fn = make_logits_fn(experiment.model, variables)
@@ -95,19 +94,24 @@ def explain(
     if labels is None:
         labels = probs.argmax(-1)
 
-    def options(x):
-        return explanation_options(
-            config, experiment.model, variables, x, jax.random.key(0)
-        )
+    key = jax.random.key(0)
 
     def similar(x, y):
+        bound = bind(config, experiment.model, variables, x)
         return class_similarity(
             logits_fn,
             x,
             y,
-            similarity=config.similarity,
-            norms=config.norms,
-            **options(x),
+            bound.explanation,
+            bound.similarity,
+            key=key,
+            **bound.options,
+        )
+
+    def maps_of(x, classes):
+        bound = bind(config, experiment.model, variables, x)
+        return explain_fn(
+            logits_fn, x, classes, bound.explanation, key=key, **bound.options
         )
 
     similarities = np.asarray(jax.jit(similar)(inputs, labels))
@@ -115,9 +119,7 @@ def explain(
     others = np.where(np.arange(count) == labels[:, None], -np.inf, similarities)
     nearest = np.argsort(-others, axis=-1)[:, : min(neighbours, count - 1)]
     classes = np.concatenate([labels[:, None], nearest], axis=1)
-    maps = jax.jit(lambda x, t: explain_fn(logits_fn, x, t, **options(x)))(
-        inputs, classes
-    )
+    maps = jax.jit(maps_of)(inputs, classes)
     return Explained(
         pixels=experiment.crop(pixels),
         labels=np.asarray(labels),

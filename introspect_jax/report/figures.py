@@ -7,11 +7,10 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from introspect_jax.binding import bind, for_pictures
 from introspect_jax.data.batches import padded_batches
-from introspect_jax.explain import render
-from introspect_jax.explain.similarity import class_similarity
-from introspect_jax.methods.explaining import explanation_options
-from introspect_jax.models import make_logits_fn
+from introspect_jax.explain import class_similarity, render
+from introspect_jax.models import last_layer, make_logits_fn
 from introspect_jax.report import explained
 from introspect_jax.report.explained import Explained
 from introspect_jax.train.experiment import Experiment
@@ -25,12 +24,14 @@ MATRIX_IMAGES = 2000
 def draw_all(experiment: Experiment, variables: Any, workdir: epath.Path) -> None:
     """Draws every picture of a finished run into its folder."""
     config = experiment.config.method.introspective
+    single = for_pictures(config)
     names = experiment.dataset.class_names
     pixels, labels = explained.choose(experiment, variables, EXAMPLES)
-    found = explained.explain(experiment, variables, pixels, labels, config)
+    found = explained.explain(experiment, variables, pixels, labels, single)
     for name, figure in (
         ("curves.png", curves(read_lines(workdir / "metrics.jsonl"))),
-        ("explanations.png", explanations(found, names, config)),
+        ("explanations.png", explanations(found, names, single)),
+        # Over many images: with the samples and steps of training.
         ("class_similarity.png", class_similarities(experiment, variables, config)),
     ):
         render.save(figure, workdir / name)
@@ -189,22 +190,24 @@ def class_similarities(experiment: Experiment, variables: Any, config: ConfigDic
       variables: of the network.
       config: which explanation and similarity.
     """
-    # Dot products have no scale that a cosine could be shown beside.
-    kind = "projection" if config.similarity == "dot" else config.similarity
+    config = config.copy_and_resolve_references()
+    if config.similarity == "dot":
+        # Dot products have no scale that a cosine could be shown beside.
+        with config.unlocked():
+            config.similarity = "projection"
     logits_fn = make_logits_fn(experiment.model, variables)
 
     @jax.jit
     def compute(x, y):
-        options = explanation_options(
-            config, experiment.model, variables, x, jax.random.key(0)
-        )
+        bound = bind(config, experiment.model, variables, x)
         return class_similarity(
             logits_fn,
             x,
             y,
-            similarity=kind,
-            norms=config.norms,
-            **options,
+            bound.explanation,
+            bound.similarity,
+            key=jax.random.key(0),
+            **bound.options,
         )
 
     classes = experiment.dataset.num_classes
@@ -224,7 +227,7 @@ def class_similarities(experiment: Experiment, variables: Any, config: ConfigDic
     means = np.divide(
         total, count[:, None], out=np.full_like(total, np.nan), where=count[:, None] > 0
     )
-    kernel = np.asarray(variables["params"]["head"]["kernel"], np.float64)
+    kernel = np.asarray(last_layer(experiment.model, variables)[0], np.float64)
     unit = kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
 
     rows = unit.T @ unit
@@ -236,7 +239,7 @@ def class_similarities(experiment: Experiment, variables: Any, config: ConfigDic
             axes[0][0],
             means,
             f"explanations: {config.explanation.replace('_', ' ')}, "
-            f"{kind}, mean over {len(subset):,} test images",
+            f"{config.similarity}, mean over {len(subset):,} test images",
         ),
         (axes[0][1], rows, "classifier's weight rows, cosine"),
     ):

@@ -1,14 +1,35 @@
 """Forms of class similarity that are held against soft responses, by name."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from introspect_jax.explain.similarity import class_similarity, weight_row_similarity
-from introspect_jax.models import make_logits_fn, make_maps_head
+from introspect_jax.explain import (
+    Absolute,
+    Cosine,
+    Explanation,
+    GradCAM,
+    Gradient,
+    GradientXInput,
+    IntegratedGradients,
+    Pool,
+    Projection,
+    ReLU,
+    Similarity,
+    SmoothGrad,
+    class_similarity,
+)
+from introspect_jax.explain.similarity import weight_row_similarity
+from introspect_jax.models import (
+    last_layer,
+    make_classify_fn,
+    make_logits_fn,
+    make_maps_fn,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,19 +37,20 @@ class Form:
     """What is compared with what.
 
     Attributes:
-      similarity: see `class_similarity`.
-      method: explanation method.
+      explanation: which one, or a function of the network that returns it, where it
+        holds parts of the network.
+      similarity: of explanations.
       at: `"input"`, or `"maps"`: the last feature maps are explained as if they were
         the input.
       explained: `"logits"` or `"log_probs"`.
-      options: of the method.
+      center: see `class_similarity`.
     """
 
-    similarity: str
-    method: str = "gradient"
+    explanation: Explanation | Callable[[nn.Module, Any], Explanation]
+    similarity: Similarity
     at: str = "input"
     explained: str = "logits"
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    center: bool = False
 
     def __call__(
         self,
@@ -39,50 +61,54 @@ class Form:
         key: jax.Array,
     ) -> jax.Array:
         """`[batch, classes]`."""
-        logits_fn = make_logits_fn(model, variables)
-        head = make_maps_head(model, variables)
-        inputs, function = images, logits_fn
+        inputs, function = images, make_logits_fn(model, variables)
         if self.at == "maps":
-            inputs, function = head[0](images), head[1]
+            inputs = make_maps_fn(model, variables)(images)
+            function = make_classify_fn(model, variables)
         if self.explained == "log_probs":
             logits_of = function
 
             def function(x):
                 return jax.nn.log_softmax(logits_of(x))
 
+        explanation = self.explanation
+        if callable(explanation):
+            explanation = explanation(model, variables)
         return class_similarity(
             function,
             inputs,
             labels,
-            method=self.method,
-            similarity=self.similarity,
-            head=head if self.method == "grad_cam" else None,
+            explanation,
+            self.similarity,
             key=key,
-            **self.options,
+            center=self.center,
         )
 
 
-_SAMPLES = {"num_samples": 8}
+def _grad_cam(model: nn.Module, variables: Any) -> Explanation:
+    return GradCAM(make_maps_fn(model, variables), make_classify_fn(model, variables))
+
+
+_GRADIENT, _COSINE, _PROJECTION = Gradient(), Cosine(), Projection()
+_SMOOTH = SmoothGrad(num_samples=8)
 FORMS: dict[str, Form] = {
-    "gradient, projection": Form("projection"),
-    "gradient, cosine": Form("cosine"),
-    "gradient, centred, cosine": Form("cosine", options={"center": True}),
-    "gradient, absolute, cosine": Form("cosine", options={"nonlinearity": "absolute"}),
-    "gradient, positive parts, cosine": Form(
-        "cosine", options={"nonlinearity": "relu"}
+    "gradient, projection": Form(_GRADIENT, _PROJECTION),
+    "gradient, cosine": Form(_GRADIENT, _COSINE),
+    "gradient, centred, cosine": Form(_GRADIENT, _COSINE, center=True),
+    "gradient, absolute, cosine": Form(Absolute(_GRADIENT), _COSINE),
+    "gradient, positive parts, cosine": Form(ReLU(_GRADIENT), _COSINE),
+    "gradient, pooled 4x4, cosine": Form(Pool(_GRADIENT, 4), _COSINE),
+    "gradient of log-probabilities, cosine": Form(
+        _GRADIENT, _COSINE, explained="log_probs"
     ),
-    "gradient, pooled 4x4, cosine": Form("cosine", options={"pool": 4}),
-    "gradient of log-probabilities, cosine": Form("cosine", explained="log_probs"),
-    "gradient x input, projection": Form("projection", "gradient_x_input"),
-    "gradient x input, cosine": Form("cosine", "gradient_x_input"),
-    "SmoothGrad 8, projection": Form("projection", "smoothgrad", options=_SAMPLES),
-    "SmoothGrad 8, cosine": Form("cosine", "smoothgrad", options=_SAMPLES),
-    "integrated gradients 8, cosine": Form(
-        "cosine", "integrated_gradients", options={"num_steps": 8}
-    ),
-    "last maps, gradient x input, cosine": Form("cosine", "gradient_x_input", "maps"),
-    "Grad-CAM, projection": Form("projection", "grad_cam"),
-    "Grad-CAM, cosine": Form("cosine", "grad_cam"),
+    "gradient x input, projection": Form(GradientXInput(), _PROJECTION),
+    "gradient x input, cosine": Form(GradientXInput(), _COSINE),
+    "SmoothGrad 8, projection": Form(_SMOOTH, _PROJECTION),
+    "SmoothGrad 8, cosine": Form(_SMOOTH, _COSINE),
+    "integrated gradients 8, cosine": Form(IntegratedGradients(num_steps=8), _COSINE),
+    "last maps, gradient x input, cosine": Form(GradientXInput(), _COSINE, at="maps"),
+    "Grad-CAM, projection": Form(_grad_cam, _PROJECTION),
+    "Grad-CAM, cosine": Form(_grad_cam, _COSINE),
 }
 OWN_LOGITS = "reference: own logits"
 OWN_MEANS = "control: class means of own log-probabilities"
@@ -90,12 +116,13 @@ WEIGHT_ROWS = "control: weight rows, cosine"
 
 
 def controls(
-    variables: Any, logits: jax.Array, labels: jax.Array
+    model: nn.Module, variables: Any, logits: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
     """What explanations must beat: each `[examples, classes]`.
 
     Args:
-      variables: of the network.
+      model: the network.
+      variables: of it.
       logits: its own, of the examples.
       labels: ints `[examples]`.
     """
@@ -103,11 +130,9 @@ def controls(
     log_probs = jax.nn.log_softmax(logits)
     one_hot = jax.nn.one_hot(labels, classes)
     means = one_hot.T @ log_probs / one_hot.sum(0)[:, None]
-    kernel = variables["params"]["head"]["kernel"]
+    kernel, _ = last_layer(model, variables)
     return {
         OWN_LOGITS: logits,
         OWN_MEANS: means[labels],
-        WEIGHT_ROWS: weight_row_similarity(
-            kernel, jnp.asarray(labels), similarity="cosine"
-        ),
+        WEIGHT_ROWS: weight_row_similarity(kernel, jnp.asarray(labels), "cosine"),
     }

@@ -1,22 +1,26 @@
-"""A small random network, and every explanation method at a small size."""
+"""A small random network, and every explanation at a small size."""
 
 import jax
 import jax.numpy as jnp
 
 from introspect_jax import explain_fn
+from introspect_jax.explain import (
+    ExpectedGradients,
+    GradCAM,
+    Gradient,
+    GradientXInput,
+    HiResCAM,
+    IntegratedGradients,
+    SmoothGrad,
+    SmoothGradSquared,
+    VarGrad,
+)
 
 KEY = jax.random.key(11)
 LABELS = jnp.array([0, 3, 2, 4])
-SMALL = {
-    "smoothgrad": {"num_samples": 5, "key": KEY},
-    "integrated_gradients": {"num_steps": 5, "baseline": "mean"},
-    "gradient_x_input": {"baseline": "blur"},
-    "expected_gradients": {"num_samples": 5, "key": KEY},
-    "smoothgrad_squared": {"num_samples": 5, "key": KEY},
-    "vargrad": {"num_samples": 5, "key": KEY},
-}
 SAMPLED = ["smoothgrad", "integrated_gradients", "expected_gradients"]
-LINEAR = ["gradient", "gradient_x_input", *SAMPLED, "grad_cam"]
+CAMS = ["grad_cam", "hires_cam"]
+LINEAR = ["gradient", "gradient_x_input", *SAMPLED, *CAMS]
 
 
 class ConvNet:
@@ -45,14 +49,28 @@ class ConvNet:
     def __call__(self, x, params=None):
         return self.top(self.maps(x, params), params)
 
-    def options(self, method):
-        options = {"method": method} | SMALL.get(method, {})
-        if method == "expected_gradients":
-            options["baselines"] = self.data
-        if method == "grad_cam":
-            options["head"] = (self.maps, self.top, None)
-        return options
+    def explanation(self, name, params=None, count=5):
+        """Each of `EXPLANATIONS` at a small size."""
+
+        def maps(x):
+            return self.maps(x, params)
+
+        def top(h):
+            return self.top(h, params)
+
+        return {
+            "gradient": lambda: Gradient(),
+            "gradient_x_input": lambda: GradientXInput("blur"),
+            "smoothgrad": lambda: SmoothGrad(count),
+            "smoothgrad_squared": lambda: SmoothGradSquared(count),
+            "vargrad": lambda: VarGrad(count),
+            "integrated_gradients": lambda: IntegratedGradients(count, "mean"),
+            "expected_gradients": lambda: ExpectedGradients(self.data, count),
+            "grad_cam": lambda: GradCAM(maps, top),
+            "hires_cam": lambda: HiResCAM(maps, top),
+        }[name]()
 
 
-def explain(net, target, method, **changes):
-    return explain_fn(net, net.inputs, target, **net.options(method) | changes)
+def explain(net, target, name, **execution):
+    explanation = net.explanation(name)
+    return explain_fn(net, net.inputs, target, explanation, key=KEY, **execution)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from introspect_jax import explain_fn
+from introspect_jax.explain import GradientXInput
 
-METHODS = ["gradient", "gradient_x_input"]  # all of them: test_all_methods.py
+NAMES = ["gradient", "gradient_x_input"]  # all of them: test_all_explanations.py
 
 
 @pytest.mark.usefixtures("x64")
@@ -28,7 +29,7 @@ class TestExact:
             explain_fn(logits_fn, inputs, jnp.array([2, 0])), [[0.5, 4.0], [1.0, 3.0]]
         )
         np.testing.assert_allclose(
-            explain_fn(logits_fn, inputs, 1, method="gradient_x_input"),
+            explain_fn(logits_fn, inputs, 1, GradientXInput()),
             [[-20.0, 0.0], [2.0, 0.0]],
         )
         np.testing.assert_allclose(
@@ -36,8 +37,7 @@ class TestExact:
                 logits_fn,
                 inputs,
                 1,
-                method="gradient_x_input",
-                baseline=jnp.array([4.0, 7.0]),
+                GradientXInput(baseline=jnp.array([4.0, 7.0])),
             ),
             [[-12.0, 0.0], [10.0, 0.0]],
         )
@@ -46,14 +46,14 @@ class TestExact:
             explain_fn(logits_fn, inputs, 0, center=True)[0], [7 / 6, 2 / 3]
         )
 
-    @pytest.mark.parametrize("method", METHODS)
-    def test_targets_agree(self, smooth_net, method):
+    @pytest.mark.parametrize("name", NAMES)
+    def test_targets_agree(self, smooth_net, name):
         logits_fn, inputs, labels, classes = smooth_net
-        every = explain_fn(logits_fn, inputs, "all", method=method)
+        every = explain_fn(logits_fn, inputs, "all", name)
         assert every.shape == (4, classes, *inputs.shape[1:])
 
         def explain(target):
-            return explain_fn(logits_fn, inputs, target, method=method)
+            return explain_fn(logits_fn, inputs, target, name)
 
         rows = np.arange(4)
         np.testing.assert_allclose(explain(labels), every[rows, labels])
@@ -74,12 +74,12 @@ class TestExact:
         np.testing.assert_allclose(maps, grad, rtol=1e-12)
 
     @pytest.mark.optimised
-    @pytest.mark.parametrize("method", METHODS)
-    def test_composes_with_transformations(self, smooth_net, method):
+    @pytest.mark.parametrize("name", NAMES)
+    def test_composes_with_transformations(self, smooth_net, name):
         logits_fn, inputs, labels, _ = smooth_net
 
         def explain(x, y):
-            return explain_fn(logits_fn, x, y, method=method)
+            return explain_fn(logits_fn, x, y, name)
 
         eager = explain(inputs, labels)
         np.testing.assert_allclose(jax.jit(explain)(inputs, labels), eager, rtol=1e-12)
@@ -100,20 +100,21 @@ def test_dtype_follows_the_inputs(smooth_net):
     )
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"method": "gradiant"}, "did you mean 'gradient'"),
+        ({"explanation": "gradiant"}, "did you mean 'gradient'"),
         ({"inputs": jnp.zeros((2, 3), jnp.uint8)}, "floating point"),
-        ({"target": 7}, "0..4, got 7..7"),
-        ({"target": jnp.array([0, -1])}, "got -1..0"),
+        ({"target": 7}, r"target must lie in 0..4 \(or be -1: no label\), got 7..7"),
+        ({"target": jnp.array([0, -2])}, "got -2..0"),
         ({"target": jnp.array([0, 1, 2])}, r"ints \[2\]"),
         ({"target": "al"}, "'all'"),
         ({"target": lambda z: z}, r"scores \[2\]"),
         ({"logits_fn": lambda x: x.sum()}, r"\[batch, classes\]"),
         ({"logits_fn": lambda x: jnp.zeros((1, 5))}, "batch 2"),
         (
-            {"method": "gradient_x_input", "baseline": jnp.zeros((5, 3))},
+            {"explanation": GradientXInput(baseline=jnp.zeros((5, 3)))},
             "does not broadcast",
         ),
     ],

@@ -10,7 +10,7 @@ from conv_net import KEY, LABELS, SAMPLED, ConvNet, explain
 from jax.sharding import Mesh, PartitionSpec
 
 from introspect_jax import class_similarity, explain_fn
-from introspect_jax.explain.attribution import METHODS
+from introspect_jax.explain import EXPLANATIONS, Cosine, IntegratedGradients, SmoothGrad
 
 pytestmark = pytest.mark.optimised
 
@@ -23,18 +23,23 @@ def net():
 @pytest.mark.usefixtures("x64")
 class TestExact:
     @pytest.mark.parametrize("size", [2, 9])
-    @pytest.mark.parametrize("method", [*SAMPLED, "smoothgrad_squared", "vargrad"])
-    def test_chunks_change_nothing(self, net, method, size):
-        whole = explain(net, "all", method)
-        cut = explain(net, "all", method, chunk_size=size, class_chunk_size=2)
+    @pytest.mark.parametrize("name", [*SAMPLED, "smoothgrad_squared", "vargrad"])
+    def test_chunks_change_nothing(self, net, name, size):
+        whole = explain(net, "all", name)
+        cut = explain(net, "all", name, chunk_size=size, class_chunk_size=2)
         np.testing.assert_allclose(cut, whole, rtol=1e-10, atol=1e-12)
 
     @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-    @pytest.mark.parametrize("method", SAMPLED)
-    def test_similarity_in_chunks(self, net, method, backend, monkeypatch):
+    @pytest.mark.parametrize("name", SAMPLED)
+    def test_similarity_in_chunks(self, net, name, backend, monkeypatch):
         """Unrolled and scanned: the second is what accelerators do."""
         compute = functools.partial(
-            class_similarity, net, net.inputs, LABELS, **net.options(method)
+            class_similarity,
+            net,
+            net.inputs,
+            LABELS,
+            net.explanation(name),
+            key=KEY,
         )
         whole = compute()
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
@@ -42,12 +47,12 @@ class TestExact:
             cut = compute(chunk_size=size)
             np.testing.assert_allclose(cut, whole, rtol=1e-9, atol=1e-11)
 
-    @pytest.mark.parametrize("method", sorted(METHODS))
-    def test_composes(self, net, method):
-        options = net.options(method)
+    @pytest.mark.parametrize("name", sorted(EXPLANATIONS))
+    def test_composes(self, net, name):
+        explanation = net.explanation(name)
 
         def run(x, y):
-            return class_similarity(net, x, y, similarity="projection", **options)
+            return class_similarity(net, x, y, explanation, key=KEY)
 
         eager = run(net.inputs, LABELS)
         jitted = jax.jit(run)(net.inputs, LABELS)
@@ -60,7 +65,7 @@ class TestExact:
         sharded = jax.jit(
             jax.shard_map(
                 lambda x, y, i: class_similarity(
-                    net, x, y, index=i, similarity="projection", **options
+                    net, x, y, explanation, index=i, key=KEY
                 ),
                 mesh=mesh,
                 in_specs=(data, data, data),
@@ -69,15 +74,13 @@ class TestExact:
         )(net.inputs, LABELS, index)
         np.testing.assert_allclose(sharded, eager, rtol=1e-9, atol=1e-11)
 
-    @pytest.mark.parametrize("method", sorted(METHODS))
-    def test_many_targets_under_jit(self, net, method):
+    @pytest.mark.parametrize("name", sorted(EXPLANATIONS))
+    def test_many_targets_under_jit(self, net, name):
         """Each as if it were the only one: XLA once compiled this to wrong numbers."""
-        options = net.options(method)
-        if method in SAMPLED:
-            options["num_steps" if "num_steps" in options else "num_samples"] = 6
+        explanation = net.explanation(name, count=6)
 
         def run(x, t):
-            return explain_fn(net, x, t, **options)
+            return explain_fn(net, x, t, explanation, key=KEY)
 
         targets = jnp.stack([(LABELS + i) % 5 for i in range(4)], axis=1)
         together = jax.jit(run)(net.inputs, targets)
@@ -97,8 +100,7 @@ def test_many_targets_of_a_wide_network_under_jit():
             lambda x: jnp.tanh(x).mean((1, 2)) @ kernel,
             inputs,
             t,
-            method="integrated_gradients",
-            num_steps=5,
+            IntegratedGradients(num_steps=5),
         )
 
     apart = jnp.stack([run(targets[:, i]) for i in range(4)], axis=1)
@@ -115,9 +117,8 @@ def test_memory_does_not_grow_with_the_samples():
                 net,
                 x,
                 jnp.arange(8) % 5,
-                method="smoothgrad",
+                SmoothGrad(num_samples=samples),
                 key=KEY,
-                num_samples=samples,
                 **chunks,
             )
 
@@ -129,13 +130,12 @@ def test_memory_does_not_grow_with_the_samples():
 
 
 @pytest.mark.parametrize(
-    ("method", "limit"), [("gradient", 0.35), ("integrated_gradients", 0.35)]
+    "explanation", ["gradient", IntegratedGradients(num_steps=4)], ids=["one", "four"]
 )
-def test_memory_falls_with_the_classes_at_once(method, limit):
+def test_memory_falls_with_the_classes_at_once(explanation):
     kernel = jax.random.normal(KEY, (3, 3, 2, 8))
     top = jax.random.normal(jax.random.key(1), (8, 60))
     inputs = jax.random.normal(KEY, (4, 24, 24, 2))
-    options = {"num_steps": 4} if method == "integrated_gradients" else {}
 
     def logits_fn(x):
         spec = ("NHWC", "HWIO", "NHWC")
@@ -150,13 +150,12 @@ def test_memory_falls_with_the_classes_at_once(method, limit):
                 logits_fn,
                 x,
                 jnp.arange(4),
-                method=method,
-                similarity="cosine",
+                explanation,
+                Cosine(),
                 class_chunk_size=class_chunk_size,
-                **options,
             )
 
         compiled = jax.jit(run).lower(inputs).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporaries(6) < limit * temporaries(None)
+    assert temporaries(6) < 0.35 * temporaries(None)

@@ -5,7 +5,18 @@ import pytest
 from fixture_net import ARRAYS, Net
 
 from introspect_jax import class_similarity, explain_fn
-from introspect_jax.explain import metrics, paths
+from introspect_jax.explain import (
+    Absolute,
+    GradCAM,
+    Gradient,
+    IntegratedGradients,
+    ReLU,
+    SmoothGrad,
+    SmoothGradSquared,
+    VarGrad,
+    metrics,
+    path_integrals,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 LABELS = ARRAYS["y"]
@@ -31,9 +42,9 @@ def test_logits(net, x):
 
 def test_gradients(net, x):
     close(net.back(explain_fn(net, x, LABELS)), "saliency_signed")
-    absolute = explain_fn(net, x, LABELS, nonlinearity="absolute")
+    absolute = explain_fn(net, x, LABELS, Absolute(Gradient()))
     close(net.back(absolute), "saliency_abs")
-    product = explain_fn(net, x, LABELS, method="gradient_x_input")
+    product = explain_fn(net, x, LABELS, "gradient_x_input")
     close(net.back(product), "input_x_gradient")
     close(net.back(explain_fn(net, x, "all")), "jacobian")
 
@@ -60,8 +71,8 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES)
 def test_integrated_gradients(net, x, rule, steps, baseline):
     given = "zero" if baseline == "zero" else net.to(ARRAYS["baseline"])
-    options = {"baseline": given, "num_steps": steps, "rule": rule}
-    maps = explain_fn(net, x, LABELS, method="integrated_gradients", **options)
+    explanation = IntegratedGradients(steps, baseline=given, rule=rule)
+    maps = explain_fn(net, x, LABELS, explanation)
     name = f"{RULES[rule]}/{steps}/{baseline}"
     # captum rounds nodes and weights to float32 (see the test below).
     close(net.back(maps), f"ig/{name}", atol=2e-8)
@@ -72,50 +83,44 @@ def test_integrated_gradients(net, x, rule, steps, baseline):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_integrated_gradients_differ_by_rounding_alone(net, x, rule, monkeypatch):
-    exact = paths.quadrature
+    exact = path_integrals.quadrature
 
     def rounded(rule, steps):
         return tuple(a.astype(np.float32).astype(float) for a in exact(rule, steps))
 
-    monkeypatch.setattr(paths, "quadrature", rounded)
-    maps = explain_fn(net, x, LABELS, method="integrated_gradients", rule=rule)
+    monkeypatch.setattr(path_integrals, "quadrature", rounded)
+    maps = explain_fn(net, x, LABELS, IntegratedGradients(rule=rule))
     close(net.back(maps), f"ig/{RULES[rule]}/50/zero", atol=1e-10)
 
 
 def test_smoothgrad(net, x):
     noise = net.to(ARRAYS["noise"])
-    for method, name in (
-        ("smoothgrad", "smoothgrad/signed"),
-        ("smoothgrad_squared", "smoothgrad_sq"),
-        ("vargrad", "vargrad_population"),
+    for explanation, name in (
+        (SmoothGrad(noise=noise), "smoothgrad/signed"),
+        (SmoothGradSquared(noise=noise), "smoothgrad_sq"),
+        (VarGrad(noise=noise), "vargrad_population"),
     ):
-        maps = explain_fn(net, x, LABELS, method=method, noise=noise)
+        maps = explain_fn(net, x, LABELS, explanation)
         close(net.back(maps), name)
 
 
 def test_grad_cam(net, x):
-    options = {
-        "method": "grad_cam",
-        "head": (net.relu2, net.after_relu2, None),
-        "channel_axis": net.channel_axis,
-    }
-    raw = explain_fn(net, x, LABELS, **options)
-    close(net.back(raw), "gradcam_raw/relu2")
-    positive = explain_fn(net, x, LABELS, nonlinearity="relu", **options)
+    raw = GradCAM(net.relu2, net.after_relu2)
+    maps = explain_fn(net, x, LABELS, raw, channel_axis=net.channel_axis)
+    close(net.back(maps), "gradcam_raw/relu2")
+    positive = explain_fn(net, x, LABELS, ReLU(raw), channel_axis=net.channel_axis)
     close(net.back(positive), "gradcam_relu/relu2")
 
 
 def test_layers_are_inputs_of_the_rest(net, x):
-    maps = explain_fn(net.after_relu2, net.relu2(x), LABELS, method="gradient_x_input")
+    maps = explain_fn(net.after_relu2, net.relu2(x), LABELS, "gradient_x_input")
     close(net.back(maps), "layer_gxa/relu2")
     start = net.relu1(np.zeros_like(x))
     maps = explain_fn(
         net.after_relu1,
         net.relu1(x),
         LABELS,
-        method="integrated_gradients",
-        baseline=start,
-        num_steps=20,
+        IntegratedGradients(20, baseline=start),
     )
     close(net.back(maps), "layer_ig/relu1", atol=1.5e-8)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from introspect_jax import explain_fn
-from introspect_jax.explain import metrics
+from introspect_jax.explain import IntegratedGradients, metrics
 
 KEY = jax.random.key(3)
 pytestmark = pytest.mark.optimised
@@ -49,14 +49,14 @@ def test_deletion_and_insertion_by_hand():
 def test_deletion_prefers_the_true_explanation(linear):
     logits_fn, images, _ = linear
     labels = logits_fn(images).argmax(-1)
-    right = explain_fn(logits_fn, images, labels, method="gradient_x_input")
+    right = explain_fn(logits_fn, images, labels, "gradient_x_input")
     area = jax.jit(functools.partial(metrics.deletion, logits_fn, images, labels))
     assert (area(right) < area(-right)).all()
 
 
 def test_completeness_error(linear):
     logits_fn, images, _ = linear
-    maps = explain_fn(logits_fn, images, 2, method="integrated_gradients", baseline=0.5)
+    maps = explain_fn(logits_fn, images, 2, IntegratedGradients(baseline=0.5))
     error = metrics.completeness_error(logits_fn, images, 2, maps, baseline=0.5)
     np.testing.assert_allclose(error, 0, atol=1e-5)
     error = metrics.completeness_error(logits_fn, images, 2, 2 * maps, baseline=0.5)
@@ -65,7 +65,7 @@ def test_completeness_error(linear):
 
 def test_random_logit_similarity_is_the_cosine_of_two_classes(linear):
     logits_fn, images, kernel = linear
-    found = metrics.random_logit_similarity(logits_fn, images, 1, KEY)
+    found = metrics.random_logit_similarity(logits_fn, images, 1, class_key=KEY)
     unit = np.asarray(kernel / jnp.linalg.norm(kernel, axis=0))
     possible = (unit[:, [1]].T @ unit)[0, [0, 2, 3]]
     for value in found:
@@ -86,7 +86,7 @@ def test_randomisation_forgets_layer_by_layer():
 
     inputs = jax.random.normal(KEY, (5, 30))
     run = functools.partial(
-        metrics.parameter_randomisation, apply_fn, init(0), inputs=inputs, target=1
+        metrics.parameter_randomisation, apply_fn, inputs, 1, params=init(0)
     )
     layers = ["head", "body"]
     same = run(random_params=init(0), layers=layers)
@@ -94,16 +94,16 @@ def test_randomisation_forgets_layer_by_layer():
     found = run(random_params=init(1), layers=layers)
     assert found.shape == (2, 5)
     assert np.abs(found[1]).mean() < 0.3
-    with pytest.raises(ValueError, match="no parameter path starts with 'tail'"):
+    with pytest.raises(ValueError, match="no parameter belongs to the layer 'tail'"):
         run(random_params=init(1), layers=["tail"])
 
 
 def test_max_sensitivity(linear):
     logits_fn, images, _ = linear
-    found = metrics.max_sensitivity(logits_fn, images, 0, KEY)
+    found = metrics.max_sensitivity(logits_fn, images, 0, noise_key=KEY)
     np.testing.assert_allclose(found, 0, atol=1e-6)  # a constant gradient
     found = metrics.max_sensitivity(
-        lambda x: logits_fn(x) ** 2, images, 0, KEY, radius=0.1
+        lambda x: logits_fn(x) ** 2, images, 0, noise_key=KEY, radius=0.1
     )
     assert (found > 1e-3).all()
     with pytest.raises(ValueError, match="noise_key= or noise="):

@@ -1,16 +1,26 @@
-"""Where the methods look: paths, baselines, noise; and options that cannot be."""
-
-import functools
+"""Paths, baselines and noise; and options that are refused."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conv_net import KEY, LABELS, ConvNet, explain
+from conv_net import KEY, LABELS, ConvNet
 
 from introspect_jax import explain_fn
+from introspect_jax.explain import (
+    ChannelSum,
+    ExpectedGradients,
+    GradCAM,
+    Gradient,
+    GradientXInput,
+    IntegratedGradients,
+    Mask,
+    Pool,
+    SmoothGrad,
+)
 from introspect_jax.explain.baselines import make_baseline
-from introspect_jax.explain.paths import RULES, quadrature
+from introspect_jax.explain.path_integrals import RULES, quadrature
+from introspect_jax.explain.problem import make_problem
 from introspect_jax.explain.targets import contrast, log_probability
 
 
@@ -23,8 +33,8 @@ def net():
 class TestExact:
     @pytest.mark.parametrize("rule", RULES)
     def test_completeness(self, net, rule):
-        maps = explain(
-            net, LABELS, "integrated_gradients", num_steps=400, rule=rule, baseline=0.3
+        maps = explain_fn(
+            net, net.inputs, LABELS, IntegratedGradients(400, baseline=0.3, rule=rule)
         )
         logits = net(net.inputs) - net(jnp.full_like(net.inputs, 0.3))
         wanted = logits[jnp.arange(4), LABELS]
@@ -42,8 +52,7 @@ class TestExact:
             lambda x: x @ kernel,
             inputs,
             1,
-            method="expected_gradients",
-            baselines=baselines,
+            ExpectedGradients(baselines),
             key=KEY,
         )
         np.testing.assert_allclose(
@@ -57,15 +66,13 @@ class TestExact:
         def logits_fn(x):
             return (x**2).reshape(len(x), -1).sum(-1, keepdims=True) * jnp.ones(2)
 
-        def spread(**options):
+        def spread(**noise):
             maps = explain_fn(
                 logits_fn,
                 inputs,
                 0,
-                method="smoothgrad",
-                num_samples=1,
+                SmoothGrad(num_samples=1, **noise),
                 key=KEY,
-                **options,
             )
             return np.asarray((maps - 2 * inputs) / 2).std((1, 2, 3))
 
@@ -76,7 +83,9 @@ class TestExact:
     @pytest.mark.parametrize("target", [contrast(LABELS, 1), log_probability(LABELS)])
     def test_scores_are_complete_along_the_path(self, net, target):
         """A score of the logits is explained at every step, not at the end alone."""
-        maps = explain(net, target, "integrated_gradients", num_steps=60, baseline=0.0)
+        maps = explain_fn(
+            net, net.inputs, target, IntegratedGradients(60, baseline=0.0)
+        )
         wanted = target(net(net.inputs)) - target(net(jnp.zeros_like(net.inputs)))
         np.testing.assert_allclose(maps.sum((1, 2, 3)), wanted, rtol=1e-7)
 
@@ -95,8 +104,11 @@ def test_quadrature_rules():
 
 def test_baselines():
     images = jax.random.normal(KEY, (3, 8, 6, 2))
-    index = jnp.arange(3)
-    make = functools.partial(make_baseline, inputs=images, key=KEY, index=index)
+
+    def make(baseline, images=images):
+        problem = make_problem(lambda x: x.sum((1, 2)), images, key=KEY)
+        return make_baseline(baseline, problem)
+
     assert not make("zero").any()
     np.testing.assert_allclose(
         make("mean")[:, 0, 0], images.mean((1, 2)), rtol=1e-5, atol=1e-6
@@ -104,8 +116,7 @@ def test_baselines():
     blurred = make("blur")
     assert blurred.shape == images.shape
     assert float(blurred.std()) < 0.4 * float(images.std())
-    flat = make_baseline("blur", jnp.ones_like(images), None, index)
-    np.testing.assert_allclose(flat, 1, rtol=1e-6)
+    np.testing.assert_allclose(make("blur", jnp.ones_like(images)), 1, rtol=1e-6)
     noise = make("uniform")
     assert (noise >= images.min((1, 2, 3), keepdims=True)).all()
     assert (noise <= images.max((1, 2, 3), keepdims=True)).all()
@@ -113,39 +124,71 @@ def test_baselines():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("explanation", "options", "says"),
     [
-        ({"method": "integrated_gradient"}, "did you mean 'integrated_gradients'"),
-        ({"method": "smoothgrad"}, "give it key="),
-        ({"method": "smoothgrad", "key": KEY, "num_samples": 0}, "at least 1"),
-        ({"method": "smoothgrad", "noise": jnp.zeros((4, 3, 2))}, "noise must be"),
-        ({"method": "integrated_gradients", "rule": "simpson"}, "quadrature rule"),
-        ({"method": "integrated_gradients", "baseline": "black"}, "unknown baseline"),
         (
-            {"method": "integrated_gradients", "baseline": jnp.zeros((3, 3))},
+            lambda: "integrated_gradient",
+            {},
+            "did you mean 'integrated_gradients'",
+        ),
+        (lambda: IntegratedGradients, {}, r"did you mean IntegratedGradients\(\)"),
+        (lambda: "smoothgrad", {}, "give it key="),
+        (lambda: SmoothGrad(0), {}, "SmoothGrad: num_samples must be at least 1"),
+        (lambda: SmoothGrad(noise=jnp.zeros((4, 3, 2))), {}, "noise must be"),
+        (lambda: IntegratedGradients(rule="simpson"), {}, "quadrature rule"),
+        (lambda: IntegratedGradients(num_steps=2.5), {}, "at least 1, got 2.5"),
+        (lambda: IntegratedGradients(baseline="black"), {}, "unknown baseline"),
+        (
+            lambda: IntegratedGradients(baseline=jnp.zeros((3, 3))),
+            {},
             "does not broadcast",
         ),
-        ({"method": "gradient_x_input", "baseline": "uniform"}, "needs key="),
-        ({"method": "expected_gradients", "key": KEY}, "needs baselines="),
+        (lambda: GradientXInput("uniform"), {}, "give it key="),
         (
-            {
-                "method": "expected_gradients",
-                "key": KEY,
-                "baselines": jnp.zeros((2, 3)),
-            },
+            lambda: "expected_gradients",
+            {"key": KEY},
+            r"give the object introspect_jax.explain.ExpectedGradients\(baselines\)",
+        ),
+        (
+            lambda: ExpectedGradients(jnp.zeros((2, 3))),
+            {"key": KEY},
             "baselines must be",
         ),
-        ({"method": "grad_cam"}, "needs head="),
-        ({"nonlinearity": "abs"}, "absolute"),
-        ({"pool": 4}, "does not divide"),
-        ({"mask": jnp.zeros((2, 4, 4, 6, 2))}, "broadcast"),
-        ({"chunk_size": 0}, "at least 1"),
-        ({"target": "top:9"}, "m in 1..5"),
-        ({"target": contrast(0, 9)}, "0..4"),
+        (lambda: "grad_cam", {}, r"GradCAM\(features_fn, head_fn\)"),
+        (
+            lambda: GradCAM(lambda x: x.mean((1, 2)), lambda h: h),
+            {},
+            "must return feature maps",
+        ),
+        (
+            lambda: GradCAM(lambda x: x, lambda h: h.mean((1, 2))),
+            {},
+            r"head_fn must return the logits of logits_fn, \[4, 5\], got \[4, 2\]",
+        ),
+        (lambda: Pool(Gradient(), 4), {}, "does not divide"),
+        (lambda: Mask(Gradient(), jnp.zeros((2, 4, 4, 6, 2))), {}, "broadcast"),
+        (lambda: ChannelSum(Gradient()), {"channel_axis": None}, "needs channels"),
+        (lambda: "gradient", {"chunk_size": 0}, "chunk_size must be at least 1"),
+        (
+            lambda: "gradient",
+            {"class_chunk_size": 0, "target": "all"},
+            "class_chunk_size must be at least 1",
+        ),
+        (lambda: "gradient", {"channel_axis": 4}, "channel_axis is 4"),
+        (lambda: "gradient", {"channel_axis": 0}, "the axis of the batch"),
+        (lambda: "gradient", {"index": jnp.arange(3)}, r"index must be ints \[4\]"),
+        (lambda: "gradient", {"target": "top:9"}, "m in 1..5"),
+        (lambda: "gradient", {"target": contrast(0, 9)}, "0..4"),
     ],
-    ids=str,
 )
-def test_bad_options(net, options, says):
-    target = options.pop("target", 0)
+@pytest.mark.untyped
+def test_bad_options(net, explanation, options, says):
+    options = {"target": 0} | options
     with pytest.raises(ValueError, match=says):
-        explain_fn(net, net.inputs, target, **options)
+        explain_fn(net, net.inputs, options.pop("target"), explanation(), **options)
+
+
+@pytest.mark.untyped
+def test_a_misspelt_field_names_the_class():
+    with pytest.raises(TypeError, match=r"IntegratedGradients.*'num_step'"):
+        IntegratedGradients(num_step=20)

@@ -7,16 +7,14 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from introspect_jax import class_similarity, explain_fn
-from introspect_jax.explain.similarity import SIMILARITIES
+from introspect_jax.explain import SIMILARITIES, Cosine, Exact, LastLayer
 
-METHODS = ["gradient", "gradient_x_input"]  # all of them: test_all_methods.py
+NAMES = ["gradient", "gradient_x_input"]  # all of them: test_all_explanations.py
 
 
-def by_all_explanations(logits_fn, inputs, labels, method, similarity, center):
+def by_all_explanations(logits_fn, inputs, labels, name, similarity, center):
     """The definition: explain every class, then compare."""
-    maps = np.asarray(
-        explain_fn(logits_fn, inputs, "all", method=method, center=center)
-    )
+    maps = np.asarray(explain_fn(logits_fn, inputs, "all", name, center=center))
     maps = maps.reshape(*maps.shape[:2], -1)
     own = maps[np.arange(len(maps)), np.asarray(labels)]
     inner = np.einsum("bkp,bp->bk", maps, own)
@@ -32,19 +30,19 @@ def by_all_explanations(logits_fn, inputs, labels, method, similarity, center):
 class TestExact:
     @pytest.mark.parametrize("center", [False, True])
     @pytest.mark.parametrize("similarity", SIMILARITIES)
-    @pytest.mark.parametrize("method", METHODS)
-    def test_equals_all_explanations(self, smooth_net, method, similarity, center):
+    @pytest.mark.parametrize("name", NAMES)
+    def test_equals_all_explanations(self, smooth_net, name, similarity, center):
         logits_fn, inputs, labels, _ = smooth_net
         found = class_similarity(
             logits_fn,
             inputs,
             labels,
-            method=method,
-            similarity=similarity,
+            name,
+            similarity,
             center=center,
         )
         wanted = by_all_explanations(
-            logits_fn, inputs, labels, method, similarity, center
+            logits_fn, inputs, labels, name, similarity, center
         )
         np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)
 
@@ -84,8 +82,8 @@ class TestExact:
         )
 
     @pytest.mark.parametrize("center", [False, True])
-    @pytest.mark.parametrize("method", METHODS)
-    def test_last_layer_norms_are_exact(self, method, center):
+    @pytest.mark.parametrize("name", NAMES)
+    def test_last_layer_norms_are_exact(self, name, center):
         keys = jax.random.split(jax.random.key(1), 4)
         first = jax.random.normal(keys[0], (6, 3))
         kernel = jax.random.normal(keys[1], (3, 8))
@@ -103,13 +101,12 @@ class TestExact:
             lambda x: head_fn(features_fn(x)),
             inputs,
             labels,
-            method=method,
-            similarity="cosine",
+            name,
             center=center,
         )
         np.testing.assert_allclose(
-            compute(norms="last_layer", head=(features_fn, head_fn, kernel)),
-            compute(norms="exact"),
+            compute(Cosine(norms=LastLayer(features_fn, kernel))),
+            compute(Cosine(norms=Exact())),
             rtol=1e-10,
             atol=1e-10,
         )
@@ -180,12 +177,13 @@ def test_the_scale_of_the_network_does_not_matter(smooth_net, similarity):
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"similarity": "cosin"}, "did you mean 'cosine'"),
-        ({"norms": "exakt"}, "did you mean 'exact'"),
-        ({"similarity": "cosine", "norms": "last_layer"}, "needs head="),
+        ({"similarity": Cosine}, r"did you mean Cosine\(\)"),
+        ({"similarity": 3}, "an object of introspect_jax.explain or a name, got 3"),
         ({"labels": jnp.zeros((4, 2), jnp.int32)}, "labels must be"),
         ({"labels": jnp.array([0, 1, 2, 5])}, "0..4"),
     ],

@@ -45,7 +45,7 @@ def make(name, classes=CLASSES, given=None, **options):
     """The method, with options of its config and, in `given`, of its context."""
     config = default_config()
     config.method.name = name
-    config.method[name].update(options)
+    config.method[name].update_from_flattened_dict(options)
     return methods.make(config.method, context(classes, **given or {}))
 
 

@@ -130,14 +130,25 @@ def test_explaining_touches_no_neighbours(network):
     )
 
 
-def test_head_gives_the_exact_norms(network):
+def test_the_parts_make_up_the_network(network):
     model, variables, images = network
-    features_fn, head_fn, kernel = models.make_head(model, variables)
-    logits_fn = models.make_logits_fn(model, variables)
-    np.testing.assert_allclose(
-        head_fn(features_fn(images)), logits_fn(images), rtol=1e-4, atol=1e-5
-    )
+    logits = models.make_logits_fn(model, variables)(images)
+    kernel, bias = models.last_layer(model, variables)
     assert kernel.shape == (64, 5)
+    features = models.make_features_fn(model, variables)(images)
+    np.testing.assert_allclose(features @ kernel + bias, logits, rtol=1e-4, atol=1e-5)
+    maps = models.make_maps_fn(model, variables)(images)
+    classify = models.make_classify_fn(model, variables)
+    np.testing.assert_allclose(classify(maps), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_without_a_part_says_so():
+    import flax.linen as nn
+
+    with pytest.raises(UserError, match="the network Dense has no 'maps'"):
+        models.make_maps_fn(nn.Dense(3), {})
+    with pytest.raises(UserError, match="the network Dense has no 'last_layer'"):
+        models.last_layer(nn.Dense(3), {})
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,9 @@ def test_pictures_maps_and_metrics(trained, tmp_path):
         "explain",
         f"--workdir={trained}",
         f"--output={tmp_path / 'out'}",
-        "--method=integrated_gradients",
+        "--explanation=integrated_gradients",
         "--num_examples=4",
-        "--num_steps=8",
+        "--explanation.num_steps=8",
         "--metric_images=12",
     )
     assert done.returncode == 0, done.stderr
@@ -85,7 +85,7 @@ def test_own_images(trained, tmp_path):
         f"--workdir={trained}",
         f"--output={tmp_path / 'out'}",
         f"--images={tmp_path / 'images'}",
-        "--method=grad_cam",
+        "--explanation=grad_cam",
     )
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "out" / "maps.npz") as found:
@@ -101,7 +101,11 @@ def test_own_images(trained, tmp_path):
     [
         (["--output=x"], "--workdir is missing"),
         (["--workdir=x", "--output=x"], "is not the work folder of a run"),
-        (["--workdir=RUN", "--output=x", "--method=lime"], "there are: gradient"),
+        (["--workdir=RUN", "--output=x", "--explanation=lime"], "there are: gradient"),
+        (
+            ["--workdir=RUN", "--output=x", "--explanation.num_steps=8"],
+            "unknown field of gradient 'num_steps'",
+        ),
         (["--workdir=RUN", "--output=x", "--images=nowhere"], "no folder 'nowhere'"),
         (["--workdir=RUN", "--output=/proc/x"], "cannot be written"),
     ],

@@ -1,0 +1,253 @@
+"""Explanations at fixed inputs: from output cotangents to maps, and back."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from introspect_jax.explain.problem import Problem, check_chunk, vary_like
+
+ArrayFn = Callable[[Array], Array]
+# i (an int, traced or not) -> `(x_i, m_i)`, both shaped like the inputs.
+PointsFn = Callable[[Array], tuple[Array, Array]]
+
+
+class Map:
+    """An explanation at fixed inputs, as `Explanation.bind` returns it.
+
+    Args:
+      problem: what is explained.
+      function: cotangents `[m, batch, classes]` -> maps `[m, batch, ...]`. Where it is
+        linear and consists of operations that JAX can transpose, `transpose` follows.
+    """
+
+    def __init__(self, problem: Problem, function: ArrayFn) -> None:
+        self.problem = problem
+        self._function = function
+
+    def __call__(
+        self, cotangents: Float[Array, "m batch classes"]
+    ) -> Float[Array, "m batch *map"]:
+        """The maps of cotangents."""
+        return self._function(cotangents)
+
+    @property
+    def like(self) -> jax.ShapeDtypeStruct:
+        """Shape `[batch, ...]` and dtype of one map."""
+        one = jax.eval_shape(lambda c: self(c[None])[0], self.problem.outputs)
+        return jax.ShapeDtypeStruct(one.shape, one.dtype)
+
+    def transpose(
+        self, maps: Float[Array, "m batch *map"]
+    ) -> Float[Array, "m batch classes"]:
+        """The transposed map: maps -> cotangents.
+
+        Raises:
+          ValueError: it is not linear.
+        """
+        outputs = self.problem.outputs
+        zeros = jnp.zeros((len(maps), *outputs.shape), outputs.dtype)
+        return _transposed(self, vary_like(outputs, zeros), maps)
+
+    def then(self, post: ArrayFn) -> "Map":
+        """This map, followed by `post`: maps `[batch, ...]` -> maps `[batch, ...]`."""
+        return _Then(self, post)
+
+
+class _Then(Map):
+    """One map after another; transposed one by one, so each keeps its own way."""
+
+    def __init__(self, first: Map, post: ArrayFn) -> None:
+        super().__init__(first.problem, lambda c: jax.vmap(post)(first(c)))
+        self._first, self._post = first, post
+
+    @property
+    def like(self) -> jax.ShapeDtypeStruct:
+        return jax.eval_shape(self._post, self._first.like)
+
+    def transpose(
+        self, maps: Float[Array, "m batch *map"]
+    ) -> Float[Array, "m batch classes"]:
+        like = self._first.like
+        zeros = vary_like(self.problem.inputs, jnp.zeros(like.shape, like.dtype))
+        return self._first.transpose(
+            jax.vmap(lambda v: _transposed(self._post, zeros, v))(maps)
+        )
+
+
+class GradientSum(Map):
+    """`A c = s sum_i m_i * J(x_i)^T c` and its transpose, in bounded memory.
+
+    Args:
+      problem: whose outputs are differentiated; its `chunk_size` is how many points are
+        taken at once.
+      points: i -> `(x_i, m_i)`, point and multiplier, both shaped like the inputs.
+      count: how many points there are.
+      scale: s.
+    """
+
+    def __init__(
+        self, problem: Problem, points: PointsFn, count: int = 1, scale: float = 1.0
+    ) -> None:
+        super().__init__(problem, lambda cotangents: self.moment(cotangents, 1))
+        self._points, self._count, self._scale = points, count, scale
+        self._whole = None
+        if (problem.chunk_size or count) >= count:
+            # One forward pass, whose residuals serve the map and its transpose.
+            self._whole = self._linearize(jnp.arange(count))
+
+    @property
+    def like(self) -> jax.ShapeDtypeStruct:
+        inputs = self.problem.inputs
+        return jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+
+    def moment(
+        self, cotangents: Float[Array, "m batch classes"], power: int
+    ) -> Float[Array, "m batch *map"]:
+        """`s sum_i (m_i * J(x_i)^T c)^power` of each cotangent."""
+
+        def part(pull: ArrayFn, multipliers: Array) -> Array:
+            count = multipliers.shape[1]
+
+            def one(cotangent: Array) -> Array:
+                batch, classes = cotangent.shape
+                shape = (batch, count, classes)
+                return pull(jnp.broadcast_to(cotangent[:, None], shape))
+
+            # A product and a sum over n would do, but XLA 0.10.2 compiles those to
+            # wrong numbers on CPUs for m > 2.
+            gradients = jax.vmap(one)(cotangents)
+            return jnp.einsum(
+                "bn...,mbn...->mb...", multipliers**power, gradients**power
+            )
+
+        inputs = self.problem.inputs
+        zeros = jnp.zeros((len(cotangents), *inputs.shape), inputs.dtype)
+        return self._over_points(part, vary_like(inputs, zeros), cotangents)
+
+    def transpose(
+        self, maps: Float[Array, "m batch *map"]
+    ) -> Float[Array, "m batch classes"]:
+        outputs = self.problem.outputs
+        batch, classes = outputs.shape
+
+        def part(pull: ArrayFn, multipliers: Array) -> Array:
+            shape = (batch, multipliers.shape[1], classes)
+            zeros = vary_like(outputs, jnp.zeros(shape, outputs.dtype))
+
+            def one(v: Array) -> Array:
+                return _transposed(pull, zeros, multipliers * v[:, None]).sum(1)
+
+            return jax.vmap(one)(maps)
+
+        zeros = jnp.zeros((len(maps), batch, classes), outputs.dtype)
+        return self._over_points(part, vary_like(outputs, zeros), maps)
+
+    def _linearize(
+        self, numbers: Array, after: Array | None = None
+    ) -> tuple[ArrayFn, Array]:
+        """Cotangents `[batch, n, classes]` -> gradients, and the multipliers."""
+        if after is not None:
+            numbers = wait_for(after, numbers)
+        points, multipliers = jax.vmap(self._points, out_axes=1)(numbers)
+        outputs, vjp = jax.vjp(self.problem.logits_at, points)
+
+        def pull(cotangents: Array) -> Array:
+            gradients: Array = vjp(vary_like(outputs, cotangents))[0]
+            return gradients
+
+        return pull, multipliers
+
+    def _over_points(self, part: Any, zeros: Array, first: Array) -> Array:
+        """`s` times the sum of `part` over chunks of points.
+
+        In chunks nothing is kept from one to the next, nor between the map and its
+        transpose: each makes its forward pass again, so memory does not grow with n.
+        Unrolled on CPU, where convolutions inside loops are many times slower.
+
+        Args:
+          part: `(pull, multipliers) -> array` like `zeros`.
+          zeros: of the sum.
+          first: known before the first chunk.
+        """
+        if self._whole is not None:
+            return self._scale * part(*self._whole)
+        count, size = self._count, self.problem.chunk_size
+        assert size is not None
+        total, after = zeros, first
+        whole = count // size * size
+        if jax.default_backend() == "cpu":
+            for start in range(0, whole, size):
+                numbers = jnp.arange(start, start + size)
+                total = total + part(*self._linearize(numbers, after))
+                after = total
+        else:
+            total, _ = jax.lax.scan(
+                lambda sums, numbers: (sums + part(*self._linearize(numbers)), None),
+                total,
+                jnp.arange(whole).reshape(-1, size),
+            )
+            after = total
+        if whole < count:
+            rest = jnp.arange(whole, count)
+            total = total + part(*self._linearize(rest, after))
+        return self._scale * total
+
+
+def in_chunks(
+    explained: Map,
+    cotangents: Float[Array, "batch m classes"],
+    class_chunk_size: int | None,
+    reduce: Callable[[Array], Any],
+) -> list[Any]:
+    """What `reduce` makes of the maps `[batch, chunk, ...]` of each chunk in turn.
+
+    Args:
+      explained: the explanation.
+      cotangents: of m targets.
+      class_chunk_size: how many of m at once; None for all.
+      reduce: maps to arrays; only these outlive a chunk.
+
+    Raises:
+      ValueError: a size below 1.
+    """
+    check_chunk("class_chunk_size", class_chunk_size)
+    size = class_chunk_size or max(cotangents.shape[1], 1)
+    parts: list[Any] = []
+    for start in range(0, cotangents.shape[1], size):
+        chunk = jnp.moveaxis(cotangents[:, start : start + size], 1, 0)
+        if parts:
+            chunk = wait_for(jax.tree.leaves(parts[-1])[0], chunk)
+        parts.append(reduce(jnp.moveaxis(explained(chunk), 0, 1)))
+    return parts
+
+
+def wait_for(after: Array, values: Array) -> Array:
+    """The same values, but not before `after` is known.
+
+    Compilers would share passes between chunks, or take all of them first, and with
+    them the memory that chunks are there to save; `optimization_barrier` is gone by the
+    time they schedule. What is added is 0, whatever `after` holds; compilers do not
+    know it, since 0 times a number that is not finite is not 0.
+    """
+    zero = jnp.sum(0 * jnp.nan_to_num(jax.lax.stop_gradient(after)))
+    return values + zero.astype(values.dtype)
+
+
+def _transposed(function: ArrayFn, like: Array, values: Array) -> Array:
+    """`function^T values`, with `function` linear in an argument like `like`.
+
+    Raises:
+      ValueError: it is not linear.
+    """
+    try:
+        transposed: Array = jax.linear_transpose(function, like)(values)[0]
+    except (AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            "the backward pass cannot be transposed: it is not linear in the output "
+            "cotangent, as in guided backpropagation by a custom_vjp; use "
+            "Cosine(norms=Exact()), which explains every class and transposes nothing"
+        ) from error
+    return transposed

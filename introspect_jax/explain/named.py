@@ -1,0 +1,81 @@
+"""Names that stand for explanations and similarities with their defaults."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TypeVar
+
+from introspect_jax.errors import unknown
+from introspect_jax.explain.cam import GradCAM, HiResCAM
+from introspect_jax.explain.explanation import Explanation
+from introspect_jax.explain.gradients import Gradient, GradientXInput
+from introspect_jax.explain.path_integrals import ExpectedGradients, IntegratedGradients
+from introspect_jax.explain.similarities import Cosine, Dot, Projection, Similarity
+from introspect_jax.explain.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
+from introspect_jax.explain.tree import TreeNode
+
+EXPLANATIONS: dict[str, type[Explanation]] = {
+    "gradient": Gradient,
+    "gradient_x_input": GradientXInput,
+    "smoothgrad": SmoothGrad,
+    "smoothgrad_squared": SmoothGradSquared,
+    "vargrad": VarGrad,
+    "integrated_gradients": IntegratedGradients,
+    "expected_gradients": ExpectedGradients,
+    "grad_cam": GradCAM,
+    "hires_cam": HiResCAM,
+}
+SIMILARITIES: dict[str, type[Similarity]] = {
+    "projection": Projection,
+    "cosine": Cosine,
+    "dot": Dot,
+}
+_Node = TypeVar("_Node", bound=TreeNode)
+
+
+def as_explanation(explanation: str | Explanation) -> Explanation:
+    """The explanation that a name stands for; an object is itself.
+
+    Raises:
+      ValueError: an unknown name, or one that needs more than its defaults.
+    """
+    return _made("explanation", explanation, Explanation, EXPLANATIONS)
+
+
+def as_similarity(similarity: str | Similarity) -> Similarity:
+    """The similarity that a name stands for; an object is itself.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    return _made("similarity", similarity, Similarity, SIMILARITIES)
+
+
+def _made(
+    kind: str,
+    value: str | _Node,
+    base: type[_Node],
+    classes: Mapping[str, type[_Node]],
+) -> _Node:
+    if isinstance(value, base):
+        return value
+    if not isinstance(value, str):
+        hint = f"; did you mean {value.__name__}()?" if isinstance(value, type) else ""
+        raise ValueError(
+            f"{kind} must be an object of introspect_jax.explain or a name, got "
+            f"{value!r}{hint}"
+        )
+    if value not in classes:
+        raise ValueError(unknown(kind, value, classes))
+    cls = classes[value]
+    needed = [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if needed:
+        raise ValueError(
+            f"{kind} {value!r} needs more than a name: give the object "
+            f"introspect_jax.explain.{cls.__name__}({', '.join(needed)})"
+        )
+    return cls()

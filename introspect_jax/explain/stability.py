@@ -1,0 +1,258 @@
+"""Metrics that explain again: another class, other parameters, moved inputs.
+
+Public through `metrics`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypedDict, Unpack
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from introspect_jax.arrays import is_integer
+from introspect_jax.explain.agreement import spearman
+from introspect_jax.explain.attribution import explain_fn
+from introspect_jax.explain.explanation import Explanation
+from introspect_jax.explain.similarities import flat
+from introspect_jax.explain.targets import Target
+
+PyTree = Any
+
+
+class Execution(TypedDict, total=False):
+    """The keyword arguments of `explain_fn`."""
+
+    key: Array | None
+    index: ArrayLike | None
+    chunk_size: int | None
+    class_chunk_size: int | None
+    channel_axis: int | None
+    center: bool
+    batched: tuple[ArrayLike, ...]
+
+
+def random_logit_similarity(
+    logits_fn: Callable[..., Any],
+    inputs: Float[ArrayLike, " batch *dims"],
+    target: ArrayLike,
+    explanation: str | Explanation = "gradient",
+    *,
+    class_key: Array,
+    **execution: Unpack[Execution],
+) -> Float[Array, " batch"]:
+    """Cosine between the explanation of a class and that of a random other class.
+
+    Sixt et al. 2020. Low means that explanations tell classes apart. Quantus compares
+    by structural similarity, which is of another scale.
+
+    Args:
+      logits_fn: `(inputs, *batched) -> logits [batch, classes]`.
+      inputs: `[batch, ...]`.
+      target: int or ints `[batch]`.
+      explanation: an object or a name, see `explain_fn`.
+      class_key: random key that picks the other class.
+      **execution: the keyword arguments of `explain_fn`.
+
+    Returns:
+      `[batch]`, in [-1, 1]; not a number where an explanation vanishes.
+
+    Raises:
+      ValueError: another target, or a class out of range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> kernel = jnp.array([[3.0, 4.0], [4.0, 3.0]])
+      >>> random_logit_similarity(lambda x: x @ kernel, jnp.ones((1, 2)), 0,
+      ...                         class_key=jax.random.key(0))
+      Array([0.96], dtype=float32)
+    """
+    inputs, labels = jnp.asarray(inputs), jnp.asarray(target)
+    batch = len(inputs)
+    if labels.shape not in ((), (batch,)) or not is_integer(labels):
+        raise ValueError(
+            f"target must be an int or ints [{batch}], got "
+            f"{labels.dtype}{list(labels.shape)}"
+        )
+    labels = jnp.broadcast_to(labels, (batch,)).astype(jnp.int32)
+    outputs = jax.eval_shape(logits_fn, inputs, *execution.get("batched", ()))
+    classes = outputs.shape[1]
+    shift = jax.random.randint(class_key, labels.shape, 1, classes)
+    both = jnp.stack([labels, (labels + shift) % classes], axis=1)
+    maps = explain_fn(logits_fn, inputs, both, explanation, **execution)
+    maps = flat(maps)
+    norms = jnp.linalg.norm(maps, axis=-1).prod(-1)
+    return jnp.einsum("bp,bp->b", maps[:, 0], maps[:, 1]) / norms
+
+
+def max_sensitivity(
+    logits_fn: Callable[..., Any],
+    inputs: Float[ArrayLike, " batch *dims"],
+    target: Target,
+    explanation: str | Explanation = "gradient",
+    *,
+    noise_key: Array | None = None,
+    noise: Float[ArrayLike, "batch samples *dims"] | None = None,
+    radius: float = 0.02,
+    num_samples: int = 10,
+    **execution: Unpack[Execution],
+) -> Float[Array, " batch"]:
+    """`max_i |A(x) - A(x + e_i)| / |A(x)|` (Yeh et al. 2019).
+
+    Args:
+      logits_fn: `(inputs, *batched) -> logits [batch, classes]`.
+      inputs: `[batch, ...]`.
+      target: see `explain_fn`, one an example.
+      explanation: an object or a name, see `explain_fn`.
+      noise_key: random key of `e_i`, uniform in `[-radius, radius]`.
+      noise: `[batch, samples, ...]`, in place of the drawn `e_i`.
+      radius: in units of the inputs.
+      num_samples: how many `e_i`.
+      **execution: the keyword arguments of `explain_fn`.
+
+    Returns:
+      `[batch]`, 0 or more; not a number where the explanation vanishes.
+
+    Raises:
+      ValueError: neither `noise_key` nor `noise`, or noise of another shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> f = lambda x: jnp.stack([x[:, 0] ** 2, x[:, 0]], axis=1)
+      >>> noise = jnp.array([[[0.1], [-0.5]]])
+      >>> max_sensitivity(f, jnp.array([[2.0]]), 0, noise=noise)
+      Array([0.25], dtype=float32)
+    """
+    inputs = jnp.asarray(inputs)
+    if noise is None:
+        if noise_key is None:
+            raise ValueError("max_sensitivity needs noise_key= or noise=")
+        shape = (len(inputs), num_samples, *inputs.shape[1:])
+        noise = jax.random.uniform(noise_key, shape, inputs.dtype, -radius, radius)
+    moves = jnp.asarray(noise, inputs.dtype)
+    if (
+        moves.ndim != inputs.ndim + 1
+        or (len(moves), *moves.shape[2:]) != inputs.shape
+        or moves.shape[1] == 0
+    ):
+        raise ValueError(
+            f"noise must be [batch, samples, ...] for inputs {list(inputs.shape)}, got "
+            f"{list(moves.shape)}"
+        )
+
+    def explain(x: Array) -> Array:
+        maps = explain_fn(logits_fn, x, target, explanation, **execution)
+        return flat(maps[:, None])[:, 0]
+
+    here = explain(inputs)
+
+    def change(move: Array) -> Array:
+        return jnp.linalg.norm(explain(inputs + move) - here, axis=-1)
+
+    changes = jax.vmap(change, in_axes=1)(moves)
+    return changes.max(0) / jnp.linalg.norm(here, axis=-1)
+
+
+def parameter_randomisation(
+    apply_fn: Callable[..., Any],
+    inputs: Float[ArrayLike, " batch *dims"],
+    target: Target,
+    explanation: str | Explanation | Callable[[PyTree], Explanation] = "gradient",
+    *,
+    params: PyTree,
+    random_params: PyTree,
+    layers: Sequence[str | Sequence[str]],
+    **execution: Unpack[Execution],
+) -> Float[Array, "layers batch"]:
+    """Rank correlation of explanations as layers lose what they learnt.
+
+    Adebayo et al. 2018, the cascade: layers are replaced by untrained ones one after
+    the other, from the output down, and stay so. An explanation that does not change
+    does not depend on what was learnt.
+
+    Args:
+      apply_fn: `(params, inputs, *batched) -> logits [batch, classes]`.
+      inputs: `[batch, ...]`.
+      target: see `explain_fn`, one an example.
+      explanation: an object or a name, see `explain_fn`; or a function of the
+        parameters that returns one, where it holds parts of the network (`GradCAM`).
+      params: trained.
+      random_params: another initialisation, of the same structure.
+      layers: paths of parameters or of the modules that hold them ("head",
+        "backbone/stage2"), in the order in which they are replaced; several paths
+        together are one step.
+      **execution: the keyword arguments of `explain_fn`.
+
+    Returns:
+      `[layers, batch]`: Spearman correlation of the absolute explanations with those of
+      the trained network.
+
+    Raises:
+      ValueError: a layer that no parameter has, or parameters of another structure.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> def apply_fn(params, x):
+      ...     return jnp.tanh(x @ params["body"]) @ params["head"]
+      >>> def init(seed):
+      ...     keys = jax.random.split(jax.random.key(seed))
+      ...     return {"body": jax.random.normal(keys[0], (6, 5)),
+      ...             "head": jax.random.normal(keys[1], (5, 3))}
+      >>> x = jax.random.normal(jax.random.key(2), (4, 6))
+      >>> parameter_randomisation(apply_fn, x, 0, params=init(0),
+      ...                         random_params=init(1), layers=["head", "body"]).shape
+      (2, 4)
+    """
+
+    def explain(current: PyTree) -> Array:
+        of = explanation(current) if callable(explanation) else explanation
+        maps = explain_fn(
+            lambda x, *batched: apply_fn(current, x, *batched),
+            inputs,
+            target,
+            of,
+            **execution,
+        )
+        return jnp.abs(flat(maps[:, None])[:, 0])
+
+    trained = explain(params)
+    cascade = _cascade(params, random_params, layers)
+    return jnp.stack([spearman(trained, explain(step)) for step in cascade])
+
+
+def parameter_paths(params: PyTree) -> list[str]:
+    """The path of every parameter, such as "backbone/stage2/kernel"."""
+    return [
+        "/".join(
+            str(getattr(part, "key", getattr(part, "name", part))) for part in path
+        )
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+
+
+def _cascade(
+    params: PyTree, random_params: PyTree, layers: Sequence[str | Sequence[str]]
+) -> Iterator[PyTree]:
+    names = parameter_paths(params)
+    leaves, tree = jax.tree.flatten(params)
+    if jax.tree.structure(random_params) != tree:
+        raise ValueError(
+            "random_params must have the structure of params, got "
+            f"{jax.tree.structure(random_params)}"
+        )
+    fresh = jax.tree.leaves(random_params)
+    for step in layers:
+        for layer in (step,) if isinstance(step, str) else step:
+            hit = [
+                i
+                for i, name in enumerate(names)
+                if name == layer or name.startswith(f"{layer}/")
+            ]
+            if not hit:
+                raise ValueError(
+                    f"no parameter belongs to the layer {layer!r}; there are: "
+                    f"{', '.join(names)}"
+                )
+            for i in hit:
+                leaves[i] = fresh[i]
+        yield jax.tree.unflatten(tree, list(leaves))

@@ -1,0 +1,122 @@
+"""What introspective learning is compared with: other sources of class similarity."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from introspect_jax.binding import bind
+from introspect_jax.explain import class_similarity
+from introspect_jax.explain.similarity import weight_row_similarity
+from introspect_jax.keys import stream_key
+from introspect_jax.methods.base import Batch, Context, init_variables
+from introspect_jax.models import last_layer, make_logits_fn
+from introspect_jax.objectives.components import update_class_means
+from introspect_jax.objectives.targets import SoftTarget, similarity_target
+
+PyTree = Any
+SOURCES = {
+    "explanations": "of the network itself",
+    "random_network": "control: explanations of an untrained network",
+    "weight_rows": "control: the last layer's weight rows, which see no image",
+    "confusion": "control: a running mean of the outputs for each class",
+    "entropy_matched": "control: label smoothing as sure of each example",
+}
+# Whose target is not that of the network's explanations from the start;
+# `entropy_matched` replaces it afterwards.
+_OTHERS = ("weight_rows", "confusion")
+
+
+def constants(config: ConfigDict, context: Context) -> dict[str, PyTree]:
+    """For `Method.constants`: the network that stays as it was, where there is one."""
+    if config.source != "random_network":
+        return {}
+    key = stream_key(np.uint32(context.seed), "random_network", 0)
+    params, statistics = jax.jit(lambda k: init_variables(context, k))(key)
+    return {"random_network": {"params": params, **statistics}}
+
+
+def is_introspection(config: ConfigDict) -> bool:
+    """Whether the soft target is `introspect` of a network, with nothing in between."""
+    return config.source not in _OTHERS and not config.remove_class_mean
+
+
+def soft_target(
+    config: ConfigDict,
+    context: Context,
+    variables: PyTree,
+    method_state: PyTree,
+    batch: Batch,
+    logits: jax.Array,
+    key: jax.Array,
+) -> tuple[SoftTarget, PyTree]:
+    """The soft target of another source or without class means; the method state.
+
+    Args:
+      config: of the method `introspective`.
+      context: of `make`.
+      variables: of the network that is explained.
+      method_state: with the running means.
+      batch: the examples.
+      logits: of the network in training, `[batch, classes]`.
+      key: of the step.
+    """
+    labels = batch["label"]
+    if config.source == "weight_rows":
+        kernel, _ = last_layer(context.model, variables)
+        similarities = weight_row_similarity(
+            kernel, labels, config.similarity, center=config.center
+        )
+    elif config.source == "confusion":
+        similarities, method_state = _confusion(config, method_state, labels, logits)
+    else:
+        bound = bind(config, context.model, variables, batch["image"])
+        similarities = class_similarity(
+            make_logits_fn(context.model, variables),
+            batch["image"],
+            labels,
+            bound.explanation,
+            bound.similarity,
+            key=key,
+            **bound.options,
+        )
+    if config.remove_class_mean:
+        similarities, method_state = _without_class_mean(
+            config, method_state, labels, similarities
+        )
+    target = similarity_target(
+        similarities, labels, temperature=config.temperature, support=config.support
+    )
+    if config.stop_gradient:
+        target = jax.lax.stop_gradient(target)
+    return target, method_state
+
+
+def _confusion(
+    config: ConfigDict, method_state: PyTree, labels: jax.Array, logits: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    """The logarithms of the running means of the outputs for each class."""
+    probs = jax.lax.stop_gradient(jax.nn.softmax(logits.astype(jnp.float32)))
+    means = update_class_means(
+        method_state["confusion"], probs, labels, config.class_decay
+    )
+    smallest = jnp.finfo(means.dtype).tiny
+    rows = jnp.matmul(labels, means, precision=jax.lax.Precision.HIGHEST)
+    similarities = jnp.log(jnp.maximum(rows, smallest))
+    return similarities, method_state | {"confusion": means}
+
+
+def _without_class_mean(
+    config: ConfigDict, method_state: PyTree, labels: jax.Array, similarities: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    """What of the similarities is specific to each example."""
+    means = update_class_means(
+        method_state["similarity_means"],
+        jax.lax.stop_gradient(similarities),
+        labels,
+        config.class_decay,
+    )
+    own = jnp.matmul(labels, means, precision=jax.lax.Precision.HIGHEST)
+    return similarities - own, method_state | {"similarity_means": means}
