@@ -13,6 +13,7 @@ import tempfile
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -22,6 +23,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+# The shapes and types in the library's signatures hold at run time too.
+LIBRARY = ("arrays", "explain", "introspection", "objectives")
+jaxtyping.install_import_hook(
+    [f"introspect_jax.{room}" for room in LIBRARY], "beartype.beartype"
+)
 
 from tiny import build_tiny
 
@@ -48,6 +55,24 @@ def quick_compile(request):
     """
     optimised = request.node.get_closest_marker("optimised") is not None
     jax.config.update("jax_disable_most_optimizations", not optimised)
+
+
+@pytest.fixture(autouse=True)
+def check_types(request):
+    """Signatures are checked, except where the test is of the library's own errors."""
+    untyped = request.node.get_closest_marker("untyped") is not None
+    jaxtyping.config.update("jaxtyping_disable", untyped)
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion(request):
+    """In tests of the library, arrays of other ranks or types are never mixed."""
+    rooms = {request.path.parent.name, request.path.stem.removeprefix("test_")}
+    if rooms & set(LIBRARY):
+        with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+            yield
+    else:
+        yield
 
 
 @pytest.fixture
@@ -107,7 +132,7 @@ def smooth_net():
     bias = jax.random.normal(keys[3], (5,))
 
     def logits_fn(x):
-        return jnp.tanh(x.reshape(len(x), -1) @ first) @ second + bias
+        return jnp.tanh(x.reshape(len(x), -1) @ first) @ second + bias[None]
 
     return logits_fn, inputs, jnp.array([0, 3, 2, 4]), 5
 

@@ -145,7 +145,8 @@ def _others(values: Array, labels: Array) -> Float[Array, "rows others"]:
     """Each row without its label, the other classes in order."""
     numbers = jnp.arange(values.shape[1] - 1, dtype=jnp.int32)[None]
     own = labels.astype(jnp.int32)[:, None]
-    rows = jnp.take_along_axis(values, numbers + (numbers >= own), axis=1)
+    others = numbers + (numbers >= own).astype(jnp.int32)
+    rows = jnp.take_along_axis(values, others, axis=1)
     return jnp.where(own == UNLABELLED, jnp.nan, rows)
 
 
@@ -175,5 +176,5 @@ def _centred_ranks(values: Any) -> Float[Array, "rows n"]:
     # Late: it brings SciPy's statistics along, which importing the package does not.
     from jax.scipy.stats import rankdata
 
-    ranks = rankdata(jnp.asarray(values), axis=-1)
+    ranks: Array = rankdata(jnp.asarray(values), axis=-1)
     return ranks - ranks.mean(-1, keepdims=True)

@@ -36,8 +36,7 @@ class Map:
     @property
     def like(self) -> jax.ShapeDtypeStruct:
         """Shape `[batch, ...]` and dtype of one map."""
-        one = jax.eval_shape(lambda c: self(c[None])[0], self.problem.outputs)
-        return jax.ShapeDtypeStruct(one.shape, one.dtype)
+        return _shape_of(lambda c: self(c[None])[0], self.problem.outputs)
 
     def transpose(
         self, maps: Float[Array, "m batch *map"]
@@ -65,7 +64,7 @@ class _Then(Map):
 
     @property
     def like(self) -> jax.ShapeDtypeStruct:
-        return jax.eval_shape(self._post, self._first.like)
+        return _shape_of(self._post, self._first.like)
 
     def transpose(
         self, maps: Float[Array, "m batch *map"]
@@ -100,8 +99,7 @@ class GradientSum(Map):
 
     @property
     def like(self) -> jax.ShapeDtypeStruct:
-        inputs = self.problem.inputs
-        return jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+        return _shape_of(lambda x: x, self.problem.inputs)
 
     def moment(
         self, cotangents: Float[Array, "m batch classes"], power: int
@@ -140,7 +138,8 @@ class GradientSum(Map):
             def one(v: Array) -> Array:
                 return _transposed(pull, zeros, multipliers * v[:, None]).sum(1)
 
-            return jax.vmap(one)(maps)
+            cotangents: Array = jax.vmap(one)(maps)
+            return cotangents
 
         zeros = jnp.zeros((len(maps), batch, classes), outputs.dtype)
         return self._over_points(part, vary_like(outputs, zeros), maps)
@@ -160,7 +159,9 @@ class GradientSum(Map):
 
         return pull, multipliers
 
-    def _over_points(self, part: Any, zeros: Array, first: Array) -> Array:
+    def _over_points(
+        self, part: Callable[[ArrayFn, Array], Array], zeros: Array, first: Array
+    ) -> Array:
         """`s` times the sum of `part` over chunks of points.
 
         In chunks nothing is kept from one to the next, nor between the map and its
@@ -234,6 +235,11 @@ def wait_for(after: Array, values: Array) -> Array:
     """
     zero = jnp.sum(0 * jnp.nan_to_num(jax.lax.stop_gradient(after)))
     return values + zero.astype(values.dtype)
+
+
+def _shape_of(function: ArrayFn, *arguments: Any) -> jax.ShapeDtypeStruct:
+    shape: jax.ShapeDtypeStruct = jax.eval_shape(function, *arguments)
+    return shape
 
 
 def _transposed(function: ArrayFn, like: Array, values: Array) -> Array:

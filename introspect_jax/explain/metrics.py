@@ -6,7 +6,7 @@ explain again, at other inputs or with other parameters, as `metric(logits_fn, i
 target, explanation, ...)`. `mean_interval` sums them up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +40,11 @@ OneTarget = ArrayLike | Score
 
 
 def mean_interval(
-    values: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    values: ArrayLike | Sequence[float],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Mean of per-example scores with its percentile bootstrap interval (Efron 1979).
 
@@ -122,7 +126,7 @@ def deletion(
       >>> x = jnp.ones((1, 2, 2, 1))
       >>> right = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(1.0)
       >>> deletion(f, x, 0, right, num_steps=4).round(3)
-      Array([0.506], dtype=float32)
+      Array([0.389], dtype=float32)
       >>> deletion(f, x, 0, -right, num_steps=4).round(3)
       Array([0.937], dtype=float32)
     """
@@ -246,8 +250,8 @@ def _images(
     return problem
 
 
-def _fitting(maps: Any, problem: Problem) -> Array:
-    maps = jnp.asarray(maps)
+def _fitting(values: Any, problem: Problem) -> Array:
+    maps: Array = jnp.asarray(values)
     if maps.ndim == 0 or len(maps) != len(problem.inputs):
         raise ValueError(
             f"maps must have {len(problem.inputs)} rows, like the inputs, got "

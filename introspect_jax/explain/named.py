@@ -38,7 +38,9 @@ def as_explanation(explanation: str | Explanation) -> Explanation:
     Raises:
       ValueError: an unknown name, or one that needs more than its defaults.
     """
-    return _made("explanation", explanation, Explanation, EXPLANATIONS)
+    if isinstance(explanation, Explanation):
+        return explanation
+    return _named("explanation", explanation, EXPLANATIONS)
 
 
 def as_similarity(similarity: str | Similarity) -> Similarity:
@@ -47,26 +49,21 @@ def as_similarity(similarity: str | Similarity) -> Similarity:
     Raises:
       ValueError: an unknown name.
     """
-    return _made("similarity", similarity, Similarity, SIMILARITIES)
+    if isinstance(similarity, Similarity):
+        return similarity
+    return _named("similarity", similarity, SIMILARITIES)
 
 
-def _made(
-    kind: str,
-    value: str | _Node,
-    base: type[_Node],
-    classes: Mapping[str, type[_Node]],
-) -> _Node:
-    if isinstance(value, base):
-        return value
-    if not isinstance(value, str):
-        hint = f"; did you mean {value.__name__}()?" if isinstance(value, type) else ""
+def _named(kind: str, name: object, classes: Mapping[str, type[_Node]]) -> _Node:
+    if not isinstance(name, str):
+        hint = f"; did you mean {name.__name__}()?" if isinstance(name, type) else ""
         raise ValueError(
             f"{kind} must be an object of introspect_jax.explain or a name, got "
-            f"{value!r}{hint}"
+            f"{name!r}{hint}"
         )
-    if value not in classes:
-        raise ValueError(unknown(kind, value, classes))
-    cls = classes[value]
+    if name not in classes:
+        raise ValueError(unknown(kind, name, classes))
+    cls = classes[name]
     needed = [
         field.name
         for field in dataclasses.fields(cls)
@@ -75,7 +72,7 @@ def _made(
     ]
     if needed:
         raise ValueError(
-            f"{kind} {value!r} needs more than a name: give the object "
+            f"{kind} {name!r} needs more than a name: give the object "
             f"introspect_jax.explain.{cls.__name__}({', '.join(needed)})"
         )
     return cls()

@@ -1,12 +1,11 @@
 """Gradients along the way from a baseline to the input."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
 from introspect_jax.errors import unknown
 from introspect_jax.explain.baselines import check_name, make_baseline
@@ -118,7 +117,7 @@ class ExpectedGradients(Explanation):
 
 def quadrature(
     rule: str, steps: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
     """Nodes and weights of a rule on [0, 1], each `[steps]`, float64.
 
     The weights sum to 1 except those of `"captum_trapezoid"`, which are captum's

@@ -83,9 +83,9 @@ class Problem:
                 raise
             raise ValueError(
                 f"logits_fn works for a batch of {len(self.inputs)} and fails for one "
-                f"of {len(inputs)}, into which samples or steps are folded; arrays with "
-                "a row for each example, such as masks, must be arguments: pass them as "
-                "batched=(mask,) to logits_fn = lambda x, mask: ..."
+                f"of {len(inputs)}, into which samples or steps are folded; arrays "
+                "with a row for each example, such as masks, must be arguments: pass "
+                "them as batched=(mask,) to logits_fn = lambda x, mask: ..."
             ) from error
         if not hasattr(logits, "shape") or not hasattr(logits, "dtype"):
             raise ValueError(
@@ -218,7 +218,8 @@ def example_keys(key: Any, index: Array, purpose: str) -> Array:
     def fold(number: Array) -> Array:
         return jax.random.fold_in(key, number)
 
-    return jax.vmap(fold)(index)
+    keys: Array = jax.vmap(fold)(index)
+    return keys
 
 
 def spatial_axes(
@@ -276,7 +277,8 @@ def vary_like(like: Any, values: Array) -> Array:
     axes = _varying_axes(like) - _varying_axes(values)
     if not axes:
         return values
-    return jax.lax.pcast(values, tuple(axes), to="varying")
+    varying: Array = jax.lax.pcast(values, tuple(axes), to="varying")
+    return varying
 
 
 def _varying_axes(value: Any) -> frozenset[str]:
@@ -292,7 +294,8 @@ def _scored(score: Score, logits: Array) -> Array:
     shape = jax.eval_shape(score, logits[:, 0]).shape
     if shape != (batch,):
         raise ValueError(f"a target function must return scores [{batch}], got {shape}")
-    return jax.vmap(score, in_axes=1, out_axes=1)(logits)[..., None]
+    scores: Array = jax.vmap(score, in_axes=1, out_axes=1)(logits)
+    return scores[..., None]
 
 
 def _describe(value: Any) -> str:

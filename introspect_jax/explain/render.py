@@ -15,7 +15,9 @@ SIGNED_COLORS = "RdBu_r"
 MOST_NAMES = 250
 
 
-def new_figure(rows: int, columns: int, size: tuple[float, float], **options):
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], **options: Any
+) -> tuple["Figure", Any]:
     """A figure and its axes `[rows, columns]`, without pyplot's global state."""
     from matplotlib.figure import Figure
 
@@ -100,7 +102,7 @@ def draw_matrix(
     names: tuple[str, ...],
     title: str,
     limit: float,
-):
+) -> Any:
     """A similarity matrix `[classes, classes]`, on axes of `matrix_side` inches.
 
     Returns what a colour bar is made of.

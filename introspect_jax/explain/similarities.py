@@ -4,6 +4,7 @@ import abc
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from introspect_jax.explain.explanation import Explanation
@@ -227,7 +228,7 @@ class Cosine(Similarity):
     ) -> Float[Array, "batch classes"]:
         assert squares is not None
         own, vanished = _own(inner, labels)
-        limits = jnp.finfo(inner.dtype)
+        limits = np.finfo(inner.dtype)
         vanished = vanished | (squares <= limits.tiny / limits.eps)
         # Root by root: the product would leave the range of float32.
         scale = jnp.sqrt(jnp.where(vanished, 1.0, squares)) * jnp.sqrt(
@@ -243,6 +244,6 @@ def _own(inner: Array, labels: Array) -> tuple[Array, Array]:
     is not a number has not vanished: it stays what it is.
     """
     own = jnp.sum(labels * inner, axis=-1, keepdims=True)
-    limits = jnp.finfo(inner.dtype)
+    limits = np.finfo(inner.dtype)
     largest = jnp.max(jnp.abs(inner), axis=-1, keepdims=True)
     return own, own <= jnp.maximum(limits.eps * largest, limits.tiny / limits.eps)

@@ -81,7 +81,7 @@ def random_logit_similarity(
     both = jnp.stack([labels, (labels + shift) % classes], axis=1)
     maps = explain_fn(logits_fn, inputs, both, explanation, **execution)
     maps = flat(maps)
-    norms = jnp.linalg.norm(maps, axis=-1).prod(-1)
+    norms = _norm(maps).prod(-1)
     return jnp.einsum("bp,bp->b", maps[:, 0], maps[:, 1]) / norms
 
 
@@ -147,10 +147,10 @@ def max_sensitivity(
     here = explain(inputs)
 
     def change(move: Array) -> Array:
-        return jnp.linalg.norm(explain(inputs + move) - here, axis=-1)
+        return _norm(explain(inputs + move) - here)
 
-    changes = jax.vmap(change, in_axes=1)(moves)
-    return changes.max(0) / jnp.linalg.norm(here, axis=-1)
+    changes: Array = jax.vmap(change, in_axes=1)(moves)
+    return changes.max(0) / _norm(here)
 
 
 def parameter_randomisation(
@@ -220,6 +220,11 @@ def parameter_randomisation(
     return jnp.stack([spearman(trained, explain(step)) for step in cascade])
 
 
+def _norm(rows: Array) -> Array:
+    norms: Array = jnp.linalg.norm(rows, axis=-1)
+    return norms
+
+
 def parameter_paths(params: PyTree) -> list[str]:
     """The path of every parameter, such as "backbone/stage2/kernel"."""
     return [
@@ -235,7 +240,7 @@ def _cascade(
 ) -> Iterator[PyTree]:
     names = parameter_paths(params)
     leaves, tree = jax.tree.flatten(params)
-    if jax.tree.structure(random_params) != tree:
+    if str(jax.tree.structure(random_params)) != str(tree):
         raise ValueError(
             "random_params must have the structure of params, got "
             f"{jax.tree.structure(random_params)}"

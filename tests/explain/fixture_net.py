@@ -37,7 +37,7 @@ class Net:
             dimension_numbers=(spec, "OIHW", spec),
         )
         bias = self.param[f"{name}.bias"]
-        return out + (bias[:, None, None] if self.nchw else bias)
+        return out + bias.reshape((1, -1, 1, 1) if self.nchw else (1, 1, 1, -1))
 
     def relu1(self, x):
         return jax.nn.relu(self.conv(x, "conv1"))
@@ -61,8 +61,8 @@ class Net:
         h = h if self.nchw else jnp.moveaxis(h, -1, 1)
         flat = h.reshape(len(h), -1)
         p = self.param
-        hidden = jax.nn.relu(flat @ p["fc1.weight"].T + p["fc1.bias"])
-        return hidden @ p["fc2.weight"].T + p["fc2.bias"]
+        hidden = jax.nn.relu(flat @ p["fc1.weight"].T + p["fc1.bias"][None])
+        return hidden @ p["fc2.weight"].T + p["fc2.bias"][None]
 
     def __call__(self, x):
         return self.after_relu2(self.relu2(x))

@@ -93,7 +93,7 @@ class TestExact:
 def test_dtype_follows_the_inputs(smooth_net):
     logits_fn, inputs, labels, _ = smooth_net
     low = inputs.astype(jnp.bfloat16)
-    maps = explain_fn(logits_fn, low, labels)
+    maps = explain_fn(lambda x: logits_fn(x.astype(jnp.float32)), low, labels)
     assert maps.dtype == jnp.bfloat16
     np.testing.assert_allclose(
         maps.astype(jnp.float32), explain_fn(logits_fn, inputs, labels), atol=0.3

@@ -66,7 +66,7 @@ def test_completeness_error(linear):
 def test_random_logit_similarity_is_the_cosine_of_two_classes(linear):
     logits_fn, images, kernel = linear
     found = metrics.random_logit_similarity(logits_fn, images, 1, class_key=KEY)
-    unit = np.asarray(kernel / jnp.linalg.norm(kernel, axis=0))
+    unit = np.asarray(kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True))
     possible = (unit[:, [1]].T @ unit)[0, [0, 2, 3]]
     for value in found:
         assert np.abs(possible - value).min() < 1e-5

@@ -56,7 +56,7 @@ class TestExact:
             key=KEY,
         )
         np.testing.assert_allclose(
-            maps, (inputs - baselines) * kernel[:, 1], rtol=1e-10
+            maps, (inputs - baselines) * kernel[:, 1][None], rtol=1e-10
         )
 
     def test_noise_is_relative_to_the_range_or_absolute(self, net):
@@ -64,7 +64,7 @@ class TestExact:
         inputs = net.inputs.at[0].multiply(10.0)
 
         def logits_fn(x):
-            return (x**2).reshape(len(x), -1).sum(-1, keepdims=True) * jnp.ones(2)
+            return (x**2).reshape(len(x), -1).sum(-1, keepdims=True) * jnp.ones((1, 2))
 
         def spread(**noise):
             maps = explain_fn(
