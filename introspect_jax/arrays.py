@@ -25,15 +25,15 @@ def concrete(value: Any) -> np.ndarray | None:
 def wide_dtype(dtype: Any) -> Any:
     """The floating-point type to compute in: float32, or wider if `dtype` is."""
     # Not `promote_types`: strict dtype promotion refuses mixed types.
-    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits > 32:
+    if jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize > 4:
         return dtype
     return jnp.float32
 
 
 def wide(values: Any) -> jax.Array:
     """The values in float32 or wider."""
-    values = jnp.asarray(values)
-    return values.astype(wide_dtype(values.dtype))
+    array: jax.Array = jnp.asarray(values)
+    return array.astype(wide_dtype(array.dtype))
 
 
 def is_integer(values: Any) -> bool:
