@@ -97,4 +97,13 @@ def one_hot(
         valid = valid & (labels >= UNLABELLED)
     numbers = jnp.arange(classes, dtype=labels.dtype)
     hit = labels[..., None] == numbers.reshape((1,) * labels.ndim + (classes,))
-    return jnp.where(valid[..., None], hit.astype(dtype), jnp.nan)
+    return hit.astype(dtype) + nan_unless(valid, dtype)[..., None]
+
+
+def nan_unless(valid: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    """0 where `valid` is True, NaN elsewhere.
+
+    Computed, because `jax_debug_nans` objects to a constant NaN even where it is not
+    selected.
+    """
+    return jnp.sqrt(jnp.where(valid, 0.0, -1.0).astype(dtype))

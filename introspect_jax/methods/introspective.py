@@ -15,6 +15,7 @@ from introspect_jax.methods.base import (
     check_range,
     forward,
     init_network,
+    labelled_means,
     permutation_constant,
     predict_network,
     shuffle_keys,
@@ -201,7 +202,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         total = 1.0 + weight if target.support == "others" else 1.0
         if name == "cwtm":
             hard = metrics["cross_entropy"]
-            soft = confidence_weights(target.probs) * hard
+            soft = confidence_weights(target.probs, labels) * hard
             losses = (total - weight) * hard + weight * soft
             metrics |= {"distillation": soft}
         elif source == "entropy_matched":
@@ -212,6 +213,7 @@ def make(config: ConfigDict, context: Context) -> Method:
             metrics |= describe_target(target, labels)
         shares = {"weight": weight, "loss_weights": total}
         if every > 1:
+            metrics = labelled_means(labels, metrics)  # of the explained examples
             losses = cross_entropy(all_logits, all_labels).at[::every].set(losses)
         value, means = averaged(all_logits, all_labels, losses, metrics | shares)
         return value, (new_state, method_state, means)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from introspect_jax.arrays import wide
+from introspect_jax.arrays import nan_unless, wide
 from introspect_jax.errors import unknown
 from introspect_jax.objectives._checks import (
     Labels,
@@ -68,7 +68,7 @@ def smooth_labels(
         raise ValueError(unknown("spread of the smoothing", spread, SMOOTHINGS))
     check_class_count(classes, 2)
     read, probs = _read(labels, classes)
-    share = checked_number("epsilon", epsilon, probs.dtype, 0, 1)
+    share = checked_number("epsilon", epsilon, probs.dtype, 0.0, 1.0)
     if spread == "uniform":
         smoothed = (1 - share) * probs + share / classes
     else:
@@ -167,7 +167,7 @@ def virtual_teacher(
         raise ValueError(unknown("form of the virtual teacher", form, VIRTUAL_TEACHERS))
     check_class_count(classes, 2)
     read, probs = _read(labels, classes)
-    share = checked_number("correct", correct, probs.dtype, 0, 1, "()")
+    share = checked_number("correct", correct, probs.dtype, 0.0, 1.0, "()")
     softness = checked_temperature("temperature", temperature, probs.dtype)
     virtual = share * probs + (1 - share) / (classes - 1) * (1 - probs)
     scores = jnp.log(virtual) if form == "paper" else virtual
@@ -206,7 +206,7 @@ def past_target(
     read = read_labels(labels, past.shape[1], batch=len(past))
     dtype = _default_dtype(read.probs, past)
     probs, past = read.probs.astype(dtype), past.astype(dtype)
-    share = checked_number("alpha", alpha, dtype, 0, 1)
+    share = checked_number("alpha", alpha, dtype, 0.0, 1.0)
     # Not `past > 0`: NaN is to be seen in the result.
     known = jnp.any(past != 0, axis=-1, keepdims=True)
     mixed = (1 - share) * probs + share * jnp.where(known, past, probs)
@@ -273,5 +273,6 @@ def entropy_matched(
         0, halvings, halve, (low, low + (classes - 1) / classes)
     )
     # A comparison with NaN is False, and would pass for an entropy of 0.
-    matched = jnp.where(jnp.isnan(wanted)[:, None], jnp.nan, smoothed((low + high) / 2))
+    known = nan_unless(~jnp.isnan(wanted), probs.dtype)
+    matched = smoothed((low + high) / 2) + known[:, None]
     return label_made(read.guard(matched), read.labelled)

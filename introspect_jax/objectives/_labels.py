@@ -48,7 +48,7 @@ class ReadLabels:
         """Values `[batch, ...]`: 0 for ignored examples, NaN for invalid ones."""
         rows = (len(self.labelled),) + (1,) * (values.ndim - 1)
         values = jnp.where(self.labelled.reshape(rows), values, 0.0)
-        return jnp.where(self.valid.reshape(rows), values, jnp.nan)
+        return values + arrays.nan_unless(self.valid.reshape(rows), values.dtype)
 
 
 def read_labels(labels: Any, classes: int, batch: int | None = None) -> ReadLabels:

@@ -47,7 +47,8 @@ def confidence_weights(
     read = None if labels is None else read_labels(labels, rows.shape[1], len(rows))
     counted = jnp.any(rows != 0, axis=-1)
     if read is not None:
-        counted = counted & read.labelled
+        # Invalid rows become NaN below, and leave the others as they are.
+        counted = counted & read.labelled & read.valid
     largest = jnp.where(counted, largest, 0.0)
     total = jnp.sum(largest)
     weights = largest * jnp.sum(counted, dtype=rows.dtype)
@@ -95,7 +96,7 @@ def update_class_means(
     dtype = common_dtype(before, rows, read.probs)
     before, rows = before.astype(dtype), rows.astype(dtype)
     label_probs = read.probs.astype(dtype)
-    remaining = checked_number("decay", decay, dtype, 0, 1)
+    remaining = checked_number("decay", decay, dtype, 0.0, 1.0)
     # A row that no label counts may hold anything, and zero times NaN is NaN.
     rows = jnp.where(read.labelled[:, None], rows, 0.0)
     counts = jnp.sum(label_probs, axis=0)[:, None]

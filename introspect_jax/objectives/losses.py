@@ -142,7 +142,7 @@ def loss_fn(
     scores = read.clean(scores).astype(dtype)
     highest = 1.0 if target.support == "all" else float("inf")
     share = checked_number(
-        "weight", weight, dtype, 0, highest, "[]" if highest == 1.0 else "[)"
+        "weight", weight, dtype, 0.0, highest, "[]" if highest == 1.0 else "[)"
     )
     softness = checked_temperature("student_temperature", student_temperature, dtype)
     hard = cross_entropy(scores, labels)
