@@ -143,7 +143,7 @@ REFUSED = {
     r"logits must be \[peers, batch, classes\], got float32\[4, 5\]": [
         lambda: losses.mutual_divergence(LOGITS),
     ],
-    r"labels must be ints \[4\] or probabilities \[4, 5\], got int64\[3\]|int32\[3\]": [
+    r"labels must be ints \[4\] or probabilities \[4, 5\], got int(32|64)\[3\]": [
         lambda: losses.cross_entropy(LOGITS, SHORT),
         lambda: losses.confidence_penalty(LOGITS, SHORT),
         lambda: losses.complement_entropy(LOGITS, SHORT),
@@ -235,7 +235,7 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_does_not_fit_is_named(message):
     for call in REFUSED[message]:
-        with pytest.raises(ValueError, match=f"{message}") as error:
+        with pytest.raises(ValueError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
 
