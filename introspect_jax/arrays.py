@@ -106,4 +106,5 @@ def nan_unless(valid: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
     Computed, because `jax_debug_nans` objects to a constant NaN even where it is not
     selected.
     """
-    return jnp.sqrt(jnp.where(valid, 0.0, -1.0).astype(dtype))
+    signs: jax.Array = jnp.where(valid, 0.0, -1.0).astype(dtype)
+    return jnp.sqrt(signs)
