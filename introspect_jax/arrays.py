@@ -97,7 +97,8 @@ def one_hot(
         valid = valid & (labels >= UNLABELLED)
     numbers = jnp.arange(classes, dtype=labels.dtype)
     hit = labels[..., None] == numbers.reshape((1,) * labels.ndim + (classes,))
-    return hit.astype(dtype) + nan_unless(valid, dtype)[..., None]
+    rows: jax.Array = hit.astype(dtype) + nan_unless(valid, dtype)[..., None]
+    return rows
 
 
 def nan_unless(valid: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
@@ -106,5 +107,4 @@ def nan_unless(valid: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
     Computed, because `jax_debug_nans` objects to a constant NaN even where it is not
     selected.
     """
-    signs: jax.Array = jnp.where(valid, 0.0, -1.0).astype(dtype)
-    return jnp.sqrt(signs)
+    return jnp.sqrt(jnp.where(valid, 0.0, -1.0).astype(dtype))
