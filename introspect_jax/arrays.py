@@ -25,15 +25,15 @@ def concrete(value: Any) -> np.ndarray | None:
 def wide_dtype(dtype: Any) -> Any:
     """The floating-point type to compute in: float32, or wider if `dtype` is."""
     # Not `promote_types`: strict dtype promotion refuses mixed types.
-    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits > 32:
+    if jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize > 4:
         return dtype
     return jnp.float32
 
 
 def wide(values: Any) -> jax.Array:
     """The values in float32 or wider."""
-    values = jnp.asarray(values)
-    return values.astype(wide_dtype(values.dtype))
+    array: jax.Array = jnp.asarray(values)
+    return array.astype(wide_dtype(array.dtype))
 
 
 def is_integer(values: Any) -> bool:
@@ -97,7 +97,17 @@ def one_hot(
         valid = valid & (labels >= UNLABELLED)
     numbers = jnp.arange(classes, dtype=labels.dtype)
     hit = labels[..., None] == numbers.reshape((1,) * labels.ndim + (classes,))
-    return jnp.where(valid[..., None], hit.astype(dtype), jnp.nan)
+    rows: jax.Array = hit.astype(dtype) + nan_unless(valid, dtype)[..., None]
+    return rows
+
+
+def nan_unless(valid: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    """0 where `valid` is True, NaN elsewhere.
+
+    Computed, because `jax_debug_nans` objects to a constant NaN even where it is not
+    selected.
+    """
+    return jnp.sqrt(jnp.where(valid, 0.0, -1.0).astype(dtype))
 
 
 def as_probs(
@@ -114,14 +124,15 @@ def as_probs(
     Raises:
       ValueError: another shape, or a class out of range; see `one_hot`.
     """
-    labels = jnp.asarray(labels)
-    rows = "batch" if batch is None else str(batch)
-    fits = batch is None or (labels.ndim > 0 and len(labels) == batch)
-    if fits and labels.ndim == 1 and is_integer(labels):
+    array = jnp.asarray(labels)
+    fits = batch is None or (array.ndim > 0 and len(array) == batch)
+    if fits and array.ndim == 1 and is_integer(array):
+        # As they came: `jnp.asarray` shortens 64-bit numbers.
         return one_hot(labels, classes, jnp.float32, name)
-    if fits and labels.ndim == 2 and labels.shape[1] == classes:
-        return wide(labels)
+    if fits and array.ndim == 2 and array.shape[1] == classes:
+        return wide(array)
+    rows = "batch" if batch is None else str(batch)
     raise ValueError(
         f"{name} must be ints [{rows}] or probabilities [{rows}, {classes}], got "
-        f"{labels.dtype}{list(labels.shape)}"
+        f"{array.dtype}{list(array.shape)}"
     )

@@ -198,15 +198,39 @@ def averaged(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss and the metrics of a batch, scalars, the accuracy among them.
 
+    Means over the labelled examples; 0 where there is none.
+
     Args:
       logits: `[batch, classes]` of the network that is deployed.
-      label_probs: `[batch, classes]`.
+      label_probs: `[batch, classes]`; a row of zeros is an example without a label.
       losses: `[batch]`.
       metrics: each `[batch]` or a scalar.
     """
     hits = jnp.argmax(logits, -1) == jnp.argmax(label_probs, -1)
-    means = {name: jnp.mean(value) for name, value in metrics.items()}
-    return jnp.mean(losses), means | {"accuracy": jnp.mean(hits)}
+    loss = labelled_means(label_probs, {"loss": losses})["loss"]
+    return loss, labelled_means(label_probs, metrics | {"accuracy": hits})
+
+
+def labelled_means(label_probs: jax.Array, values: Metrics) -> dict[str, jax.Array]:
+    """Means over the labelled examples, 0 where there is none; scalars stay.
+
+    Args:
+      label_probs: `[batch, classes]`; a row of zeros is an example without a label.
+      values: each `[batch]` or a scalar.
+    """
+    labelled = jnp.any(label_probs != 0, axis=-1)
+
+    def mean(value: jax.Array | float) -> jax.Array:
+        value = jnp.asarray(value)
+        if value.ndim == 0:
+            return value
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            value = value.astype(jnp.float32)
+        total = jnp.sum(jnp.where(labelled, value, 0))
+        count = jnp.sum(labelled, dtype=value.dtype)
+        return total / jnp.maximum(count, 1)
+
+    return {name: mean(value) for name, value in values.items()}
 
 
 def teacher_logits(context: Context, batch: Batch) -> jax.Array:

@@ -34,7 +34,8 @@ def make(config: ConfigDict, context: Context) -> Method:
     def objective(logits, batch, key):
         del key
         labels = batch["label"]
-        hard, penalty = cross_entropy(logits, labels), confidence_penalty(logits)
+        hard = cross_entropy(logits, labels)
+        penalty = confidence_penalty(logits, labels)
         return hard + weight * penalty, {
             "cross_entropy": hard,
             "output_entropy": -penalty,

@@ -82,7 +82,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         }
         logits = jnp.stack([ran[name][0] for name in names])
         hard = jnp.stack([cross_entropy(z, labels) for z in logits])
-        mutual = mutual_divergence(logits, temperature)
+        mutual = mutual_divergence(logits, temperature, labels)
         # What the first learns from, on average; a divergence is taken from each.
         others = whole_target(jax.nn.softmax(logits[1:] / temperature).mean(0))
         value, metrics = averaged(

@@ -19,6 +19,7 @@ from introspect_jax.methods.base import (
     check_range,
     forward,
     init_network,
+    labelled_means,
     permutation_constant,
     predict_network,
     shuffle_keys,
@@ -116,6 +117,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         weight = _weight(config, context.total_steps, step)
         losses, metrics = _objective(config, logits, labels, target, weight)
         if every > 1:
+            metrics = labelled_means(labels, metrics)  # of the explained examples
             losses = cross_entropy(all_logits, all_labels).at[::every].set(losses)
         value, means = averaged(all_logits, all_labels, losses, metrics)
         return value, (new_state, method_state, means)
@@ -239,7 +241,7 @@ def _objective(config, logits, labels, target, weight):
     total = 1.0 + weight if target.support == "others" else 1.0
     if config.component == "cwtm":
         hard = metrics["cross_entropy"]
-        soft = confidence_weights(target.probs) * hard
+        soft = confidence_weights(target.probs, labels) * hard
         losses = (total - weight) * hard + weight * soft
         metrics |= {"distillation": soft}
     elif config.source == "entropy_matched":

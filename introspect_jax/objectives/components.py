@@ -10,16 +10,43 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Real, UInt32
 
+from introspect_jax.arrays import wide
 from introspect_jax.errors import unknown
-from introspect_jax.objectives.losses import cross_entropy, distillation
-from introspect_jax.objectives.targets import (
-    SoftTarget,
-    as_probs,
-    check_others,
-    other_classes,
-    uniform_others,
+from introspect_jax.objectives._checks import (
+    Labels,
+    checked_temperature,
+    common_dtype,
+    matrix,
 )
+from introspect_jax.objectives._labels import ReadLabels, check_others, read_labels
+from introspect_jax.objectives._permutation import (
+    PERMUTATIONS,
+    permutation_keys,
+    permute,
+)
+from introspect_jax.objectives._soft_target import SoftTarget, read_target
+from introspect_jax.objectives._statistics import (
+    EXACT,
+    confidence_weights,
+    update_class_means,
+)
+from introspect_jax.objectives.losses import cross_entropy, distillation
+from introspect_jax.objectives.targets import uniform_others
+
+__all__ = [
+    "COMPONENTS",
+    "PERMUTATIONS",
+    "SHUFFLED",
+    "component",
+    "component_loss",
+    "confidence_weights",
+    "permutation_keys",
+    "permute",
+    "update_class_means",
+]
 
 COMPONENTS = {
     "full": "all of it",
@@ -33,18 +60,15 @@ COMPONENTS = {
     "Max)",
 }
 SHUFFLED = ("permuted", "dkpp")
-# Accelerators would multiply in fewer bits, and rows not sum to 1.
-_EXACT = jax.lax.Precision.HIGHEST
-PERMUTATIONS = ("fresh", "fixed")
 
 
 def component(
     target: SoftTarget,
-    labels: jax.Array,
+    labels: Labels,
     name: str,
     *,
-    keys: jax.Array | None = None,
-    class_means: jax.Array | None = None,
+    keys: Key[Array, " batch"] | UInt32[Array, "batch words"] | None = None,
+    class_means: Real[ArrayLike, "classes classes"] | None = None,
 ) -> SoftTarget:
     """A part of a soft target, as a soft target `[batch, classes]`.
 
@@ -60,160 +84,155 @@ def component(
 
     Args:
       target: q.
-      labels: ints `[batch]` or probabilities `[batch, classes]`; of soft labels all
-        classes with mass are the true ones.
+      labels: ints `[batch]` or probabilities `[batch, classes]`; of labels mixed from
+        two examples both classes are true ones (`targets.other_classes`). The row of an
+        ignored example is zero, and degenerate.
       name: one of `COMPONENTS`.
-      keys: `[batch]` of `permutation_keys`, where something is shuffled.
+      keys: `[batch]` of `permutation_keys`, for the components that shuffle.
       class_means: `[classes, classes]`, rows sum to 1, for `class_average`.
 
     Raises:
-      ValueError: an unknown name, keys or means that are missing, `ground_truth` of a
-        target that has no mass there (support `"others"`), or `others` and `uniform`
-        of two classes.
+      ValueError: an unknown name, missing keys or means, shapes that differ,
+        `ground_truth` of a target without mass on the label (support `"others"`),
+        `others` and `uniform` of two classes, or labels that are refused by
+        `targets.as_probs`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax.objectives.components import component
+      >>> from introspect_jax.objectives.targets import whole_target
+      >>> target = whole_target(jnp.array([[0.6, 0.3, 0.1]]))
+      >>> component(target, jnp.array([0]), "others").probs.round(2).tolist()
+      [[0.0, 0.75, 0.25]]
     """
     if name not in COMPONENTS:
         raise ValueError(unknown("component", name, COMPONENTS))
-    probs, classes = target.probs, target.probs.shape[-1]
-    label_probs = as_probs(labels, classes)
-    others = other_classes(labels, classes)
+    batch, classes = matrix("target.probs", target.probs, (None, None)).shape
+    target = read_target(target, batch, classes)
+    read = read_labels(labels, classes, batch)
+    if name == "uniform":
+        return uniform_others(labels, classes)
     if name in SHUFFLED:
         if keys is None:
             raise ValueError(f"the component {name!r} needs keys [batch]")
-        movable = others
-        if name == "dkpp":
-            largest = jnp.arange(classes) == jnp.argmax(probs, -1, keepdims=True)
-            movable = ~largest & (others | (target.support == "all"))
-        return dataclasses.replace(target, probs=permute(probs, movable, keys))
-    if name == "class_average":
+        target = _shuffled(target, read, name, keys)
+    elif name == "class_average":
         if class_means is None:
             raise ValueError("the component 'class_average' needs class_means")
-        # Soft labels mix rows, each of which has mass on the other's class.
-        probs = jnp.matmul(label_probs, class_means, precision=_EXACT)
-        target = dataclasses.replace(target, probs=probs)
-        if target.support == "all":
-            return target
-    if name == "uniform":
-        return uniform_others(labels, classes)
-    rest = jnp.where(others, probs, 0.0)
-    mass = rest.sum(-1, keepdims=True)
-    even = others / jnp.maximum(others.sum(-1, keepdims=True), 1)
-    if name in ("others", "class_average"):
+        target = _class_average(target, read, class_means)
+    elif name == "others":
         check_others(classes)
-        renormalised = jnp.where(mass > 0, rest / jnp.where(mass > 0, mass, 1.0), even)
-        return SoftTarget(renormalised, target.degenerate | (mass[:, 0] == 0), "others")
-    if name == "ground_truth":
-        if target.support == "others":
-            raise ValueError(
-                "the component 'ground_truth' needs a target with the support 'all': "
-                "over the others the label has no mass"
-            )
-        return dataclasses.replace(target, probs=jnp.where(others, mass * even, probs))
-    return target
+        target = _among_others(target, read)
+    elif name == "ground_truth":
+        target = _ground_truth(target, read)
+    return SoftTarget(
+        read.guard(target.probs), target.degenerate | ~read.labelled, target.support
+    )
+
+
+def _shuffled(
+    target: SoftTarget,
+    read: ReadLabels,
+    name: str,
+    keys: Key[Array, " batch"] | UInt32[Array, "batch words"],
+) -> SoftTarget:
+    """`permuted` or `dkpp`."""
+    movable = read.others()
+    if name == "dkpp":
+        classes = target.probs.shape[1]
+        largest = jax.nn.one_hot(
+            jnp.argmax(target.probs, axis=-1), classes, dtype=jnp.bool_
+        )
+        movable = ~largest & (movable | (target.support == "all"))
+    return dataclasses.replace(target, probs=permute(target.probs, movable, keys))
+
+
+def _class_average(
+    target: SoftTarget,
+    read: ReadLabels,
+    class_means: Real[ArrayLike, "classes classes"],
+) -> SoftTarget:
+    classes = target.probs.shape[1]
+    means = wide(matrix("class_means", class_means, (classes, classes)))
+    dtype = common_dtype(read.probs, means)
+    # Soft labels mix rows, each of which has mass on the other's class.
+    probs = jnp.matmul(read.probs.astype(dtype), means.astype(dtype), precision=EXACT)
+    target = dataclasses.replace(target, probs=probs)
+    if target.support == "all":
+        return target
+    check_others(classes)
+    return _among_others(target, read)
+
+
+def _among_others(target: SoftTarget, read: ReadLabels) -> SoftTarget:
+    """The target restricted to the other classes; uniform if it has no mass there."""
+    others = read.others()
+    rest = jnp.where(others, target.probs, 0.0)
+    mass = jnp.sum(rest, axis=-1, keepdims=True)
+    some = mass > 0
+    even = _even(others, rest.dtype)
+    probs = jnp.where(some, rest / jnp.where(some, mass, 1.0), even)
+    return SoftTarget(probs, target.degenerate | ~some[:, 0], "others")
+
+
+def _ground_truth(target: SoftTarget, read: ReadLabels) -> SoftTarget:
+    if target.support == "others":
+        raise ValueError(
+            "the component 'ground_truth' needs a target with the support 'all': "
+            "over the others the label has no mass"
+        )
+    others = read.others()
+    mass = jnp.sum(jnp.where(others, target.probs, 0.0), axis=-1, keepdims=True)
+    even = mass * _even(others, mass.dtype)
+    return dataclasses.replace(target, probs=jnp.where(others, even, target.probs))
+
+
+def _even(others: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The uniform distribution over the other classes; zeros without any."""
+    ones = others.astype(dtype)
+    return ones / jnp.maximum(jnp.sum(ones, axis=-1, keepdims=True), 1.0)
 
 
 def component_loss(
-    logits: jax.Array,
-    labels: jax.Array,
+    logits: Real[ArrayLike, "batch classes"],
+    labels: Labels,
     target: SoftTarget,
     name: str,
-    temperature: float | jax.Array,
-) -> jax.Array:
+    temperature: Real[ArrayLike, ""],
+) -> Float[Array, " batch"]:
     """The distillation term of a component, nats, `[batch]`, at least 0.
 
     Args:
       logits: `[batch, classes]`.
-      labels: ints `[batch]` or probabilities `[batch, classes]`.
+      labels: ints `[batch]` or probabilities `[batch, classes]`; the term of an ignored
+        example is 0.
       target: of `component`.
       name: its name; with `cwtm` the term is `confidence_weights` times the cross
         entropy with the label.
-      temperature: T of `distillation`; `cwtm` has none.
-    """
-    if name == "cwtm":
-        return confidence_weights(target.probs) * cross_entropy(logits, labels)
-    return distillation(logits, labels, target, temperature)
-
-
-def confidence_weights(probs: jax.Array) -> jax.Array:
-    """`N max_k q_sk / sum_u max_k q_uk`, `[batch]`, with mean 1, above 0.
-
-    Furlanello et al. 2018, who sum over the batch and have no N.
-
-    Args:
-      probs: `[batch, classes]`.
-    """
-    largest = jnp.max(probs, axis=-1)
-    return largest / jnp.mean(largest)
-
-
-def permute(probs: jax.Array, movable: jax.Array, keys: jax.Array) -> jax.Array:
-    """Shuffles the movable entries of each row among themselves.
-
-    Args:
-      probs: `[batch, classes]`.
-      movable: bool `[batch, classes]`.
-      keys: random keys `[batch]`.
-    """
-
-    def one(row: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
-        draws = jnp.where(mask, jax.random.uniform(key, row.shape), jnp.inf)
-        # Both orders list the movable first; the rest, in order, stays where it is.
-        shuffled = jnp.argsort(draws, stable=True)
-        positions = jnp.argsort(~mask, stable=True)
-        return jnp.zeros_like(row).at[positions].set(row[shuffled])
-
-    return jax.vmap(one)(probs, movable, keys)
-
-
-def permutation_keys(
-    kind: str,
-    *,
-    step_key: jax.Array,
-    fixed_key: jax.Array,
-    indices: jax.Array,
-    labels: jax.Array,
-) -> jax.Array:
-    """Random keys `[batch]` for `component`.
-
-    Args:
-      kind: `"fresh"`: another shuffle for every example and step; `"fixed"`: one for
-        every class, the same for the whole run.
-      step_key: of this step.
-      fixed_key: of the run.
-      indices: `[batch]`, which examples these are.
-      labels: ints `[batch]` or probabilities `[batch, classes]`, whose largest counts.
+      temperature: T of `distillation`, above 0; not used by `cwtm`.
 
     Raises:
-      ValueError: another kind.
+      ValueError: an unknown name, shapes that differ, a temperature that is not above
+        0, or labels that are refused by `targets.as_probs`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax.objectives.components import component, component_loss
+      >>> from introspect_jax.objectives.targets import whole_target
+      >>> labels, logits = jnp.array([0]), jnp.zeros((1, 3))
+      >>> target = whole_target(jnp.array([[0.6, 0.3, 0.1]]))
+      >>> part = component(target, labels, "others")
+      >>> component_loss(logits, labels, part, "others", 1.0).round(3).tolist()
+      [0.131]
     """
-    if kind not in PERMUTATIONS:
-        raise ValueError(unknown("permutation", kind, PERMUTATIONS))
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    if kind == "fresh":
-        return fold(step_key, indices)
-    labels = jnp.asarray(labels)
-    return fold(fixed_key, labels if labels.ndim == 1 else jnp.argmax(labels, -1))
-
-
-def update_class_means(
-    means: jax.Array, probs: jax.Array, labels: jax.Array, decay: float
-) -> jax.Array:
-    """Running mean of what is said of each class, `[classes, classes]`.
-
-    Args:
-      means: before; rows of zeros for classes not seen yet, which start at the mean of
-        this batch.
-      probs: `[batch, classes]`.
-      labels: ints `[batch]` or probabilities `[batch, classes]`, by which examples are
-        weighted.
-      decay: what remains of the row of a class that has an example or more in the
-        batch; rows of other classes do not change.
-    """
-    label_probs = as_probs(labels, len(means))
-    counts = label_probs.sum(0)[:, None]
-    sums = jnp.matmul(label_probs.T, probs, precision=_EXACT)
-    found = sums / jnp.where(counts > 0, counts, 1.0)
-    unseen = ~jnp.any(means > 0, axis=-1, keepdims=True)
-    # A class of which there is but a share (mixup) moves by that share.
-    kept = decay ** jnp.minimum(counts, 1.0)
-    mixed = jnp.where(unseen, found, kept * means + (1 - kept) * found)
-    return jnp.where(counts > 0, mixed, means)
+    if name not in COMPONENTS:
+        raise ValueError(unknown("component", name, COMPONENTS))
+    scores = wide(matrix("logits", logits, (None, None)))
+    if name != "cwtm":
+        return distillation(scores, labels, target, temperature)
+    checked_temperature("temperature", temperature, scores.dtype)
+    target = read_target(target, *scores.shape)
+    hard = cross_entropy(scores, labels)
+    weights = confidence_weights(target.probs, labels)
+    dtype = common_dtype(hard, weights)
+    return weights.astype(dtype) * hard.astype(dtype)

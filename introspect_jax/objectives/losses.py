@@ -1,152 +1,102 @@
-"""Losses, one number an example: no reduction, float32 or wider inside."""
+"""Losses, one number per example, in float32 or wider.
+
+An example with the label -1, or with a label of zeros, is ignored: its losses and their
+gradients are exactly 0, so a mean over a batch has to be divided by the number of
+labelled examples. Under `jit`, other class numbers that do not exist give NaN for their
+row; otherwise they are a ValueError.
+
+A logit of -inf is a class of probability 0. It takes part in no loss, unless the target
+has mass on it: then the loss is +inf.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
-from introspect_jax.objectives.targets import SoftTarget, as_probs, other_classes
+from introspect_jax.arrays import wide
+from introspect_jax.objectives import _divergence
+from introspect_jax.objectives._checks import (
+    Labels,
+    checked_number,
+    checked_temperature,
+    common_dtype,
+    matrix,
+)
+from introspect_jax.objectives._distillation import (
+    distillation,
+    kl_to_target,
+    mutual_divergence,
+)
+from introspect_jax.objectives._entropy import (
+    complement_entropy,
+    confidence_penalty,
+    entropy,
+)
+from introspect_jax.objectives._labels import read_labels
+from introspect_jax.objectives._soft_target import SoftTarget, read_target
+
+__all__ = [
+    "complement_entropy",
+    "confidence_penalty",
+    "cross_entropy",
+    "describe_target",
+    "distillation",
+    "entropy",
+    "kl_to_target",
+    "loss_fn",
+    "mutual_divergence",
+]
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(
+    logits: Real[ArrayLike, "batch classes"], labels: Labels
+) -> Float[Array, " batch"]:
     """`-sum_k y_k log p_k`, nats, `[batch]`.
 
     Args:
       logits: `[batch, classes]`.
-      labels: ints `[batch]` or probabilities `[batch, classes]`.
-    """
-    log_probs = jax.nn.log_softmax(_wide(logits))
-    return -jnp.sum(as_probs(labels, logits.shape[-1]) * log_probs, axis=-1)
-
-
-def kl_to_target(
-    logits: jax.Array,
-    target_probs: jax.Array,
-    mask: jax.Array | None = None,
-    temperature: float | jax.Array = 1.0,
-) -> jax.Array:
-    """`KL(q || softmax(z / T)) T^2` over the classes of `mask`, nats, `[batch]`.
-
-    `T^2` keeps the gradient's scale (Hinton et al. 2015, section 2.1). The sum goes
-    over classes, never the mean, so the scale does not depend on their number.
-
-    Args:
-      logits: `z`, `[batch, classes]`.
-      target_probs: `q`, `[batch, classes]`, zero outside of the mask.
-      mask: bool `[batch, classes]`, or None for all classes. Rows that are all False
-        give 0.
-      temperature: T, above 0.
-    """
-    scaled = _wide(logits) / temperature
-    if mask is None:
-        log_probs = jax.nn.log_softmax(scaled)
-    else:
-        # Rows without any class left would normalise over nothing: over all instead,
-        # which their zero target then ignores.
-        safe = mask | ~jnp.any(mask, axis=-1, keepdims=True)
-        log_probs = jnp.where(safe, jax.nn.log_softmax(scaled, where=safe), 0.0)
-    divergence = -entropy(target_probs) - jnp.sum(target_probs * log_probs, axis=-1)
-    return divergence * temperature**2
-
-
-def entropy(probs: jax.Array) -> jax.Array:
-    """`-sum_k p_k log p_k`, nats, `[batch]`."""
-    # `xlogy` has an infinite derivative at 0, where soft targets have their label.
-    safe = jnp.where(probs > 0, probs, 1.0)
-    return -jnp.sum(probs * jnp.log(safe), axis=-1)
-
-
-def distillation(
-    logits: jax.Array,
-    labels: jax.Array,
-    target: SoftTarget,
-    temperature: float | jax.Array = 1.0,
-) -> jax.Array:
-    """`T^2 KL(q || p_T)` over the support of the target, nats, `[batch]`, at least 0.
-
-    Hinton, Vinyals and Dean 2015, section 2; over the other classes it is the NCKD of
-    Zhao et al., Decoupled Knowledge Distillation, CVPR 2022.
-
-    Args:
-      logits: `z`, `[batch, classes]`.
-      labels: ints `[batch]` or probabilities `[batch, classes]`.
-      target: q; at support `"others"` both sides are restricted to them.
-      temperature: T, above 0.
-    """
-    mask = None
-    if target.support == "others":
-        mask = other_classes(labels, logits.shape[-1])
-    return kl_to_target(logits, target.probs, mask, temperature)
-
-
-def confidence_penalty(logits: jax.Array) -> jax.Array:
-    """`-H(p)`, nats, `[batch]`, in [-log K, 0].
-
-    Pereyra et al., Regularizing Neural Networks by Penalizing Confident Output
-    Distributions, 2017. A sum over classes: code that takes the mean over batch and
-    classes has a K times smaller penalty.
-
-    Args:
-      logits: `[batch, classes]`.
-    """
-    return -entropy(jax.nn.softmax(_wide(logits)))
-
-
-def complement_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Entropy of the outputs among the other classes, nats, `[batch]`.
-
-    `-sum_{k != y} r_k log r_k` with `r_k = p_k / (1 - p_y)`, in [0, log(K - 1)]: Chen
-    et al., Complement Objective Training, ICLR 2019, whose code divides it by K.
-
-    Args:
-      logits: `[batch, classes]`.
-      labels: ints `[batch]` or probabilities `[batch, classes]`. Rows without any other
-        class give 0.
-    """
-    mask = other_classes(labels, logits.shape[-1])
-    safe = mask | ~jnp.any(mask, axis=-1, keepdims=True)
-    log_probs = jnp.where(safe, jax.nn.log_softmax(_wide(logits), where=safe), 0.0)
-    return -jnp.sum(jnp.where(mask, jnp.exp(log_probs) * log_probs, 0.0), axis=-1)
-
-
-def mutual_divergence(
-    logits: jax.Array, temperature: float | jax.Array = 1.0
-) -> jax.Array:
-    """What every peer learns from the others, nats, `[peers, batch]`, at least 0.
-
-    `1 / (M - 1) sum_{j != i} T^2 KL(p_j || p_i)`, the other peers constant: Zhang et
-    al., Deep Mutual Learning, CVPR 2018.
-
-    Args:
-      logits: `[peers, batch, classes]`, at least two peers.
-      temperature: T, above 0; 1 in the paper.
+      labels: ints `[batch]` or probabilities `[batch, classes]`; -1 or a row of zeros
+        for an ignored example, whose loss is 0.
 
     Raises:
-      ValueError: fewer than two peers.
+      ValueError: logits of another shape, labels of another batch, or labels that are
+        refused by `targets.as_probs`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax.objectives.losses import cross_entropy
+      >>> logits = jnp.array([[1.0, 2.0, -jnp.inf, 0.5], [0.0, 0.0, 0.0, 0.0]])
+      >>> cross_entropy(logits, jnp.array([1, 3])).round(4).tolist()
+      [0.4644, 1.3863]
     """
-    peers = len(logits)
-    if peers < 2:
-        raise ValueError(f"mutual learning needs at least two peers, got {peers}")
-    probs = jax.lax.stop_gradient(jax.nn.softmax(_wide(logits) / temperature))
-    return jnp.stack(
-        [
-            sum(
-                kl_to_target(logits[i], probs[j], temperature=temperature)
-                for j in range(peers)
-                if j != i
-            )
-            / (peers - 1)
-            for i in range(peers)
-        ]
-    )
+    return _cross_entropy(wide(matrix("logits", logits, (None, None))), labels, 1.0)
+
+
+def _cross_entropy(
+    logits: jax.Array, labels: Any, temperature: jax.Array | float
+) -> jax.Array:
+    """Cross entropy with `softmax(z / T)`; T is of the type of the logits."""
+    read = read_labels(labels, logits.shape[1], len(logits))
+    dtype = common_dtype(logits, read.probs)
+    log_probs, kept = _divergence.log_softmax(read.clean(logits), None, temperature)
+    log_probs = jnp.where(kept, log_probs.astype(dtype), -jnp.inf)
+    has_mass = read.probs != 0
+    # 0 log 0 is 0, in the derivative too.
+    terms = read.probs.astype(dtype) * jnp.where(has_mass, log_probs, 0.0)
+    return read.guard(-jnp.sum(terms, axis=-1))
 
 
 def loss_fn(
-    logits: jax.Array,
-    labels: jax.Array,
+    logits: Real[ArrayLike, "batch classes"],
+    labels: Labels,
     target: SoftTarget,
     *,
-    weight: float | jax.Array = 0.1,
-    student_temperature: float | jax.Array = 1.0,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    weight: Real[ArrayLike, ""] = 0.1,
+    student_temperature: Real[ArrayLike, ""] = 1.0,
+) -> tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]:
     """The introspective objective, per example.
 
     With `p_T = softmax(z / T)`, T the `student_temperature`, `q` the target and `w` the
@@ -158,9 +108,10 @@ def loss_fn(
 
     Args:
       logits: of the network in training, `[batch, classes]`.
-      labels: ints `[batch]` or probabilities `[batch, classes]`.
+      labels: ints `[batch]` or probabilities `[batch, classes]`; -1 or a row of zeros
+        for an ignored example, whose loss is 0.
       target: of `introspect`.
-      weight: w; at most 1 for the support `"all"`.
+      weight: w, at least 0; at most 1 for the support `"all"`.
       student_temperature: T, above 0.
 
     Returns:
@@ -168,18 +119,39 @@ def loss_fn(
       `distillation` (the second term without its weight), `target_entropy` (nats),
       `target_true_mass` (the share of the soft target on the label) and `degenerate`
       (0 or 1).
+
+    Raises:
+      ValueError: shapes that differ, a weight or temperature out of range, an unknown
+        support, or labels that are refused by `targets.as_probs`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax.objectives.losses import loss_fn
+      >>> from introspect_jax.objectives.targets import similarity_target
+      >>> logits, labels = jnp.array([[3.0, 1.0, 0.0]]), jnp.array([0])
+      >>> target = similarity_target(jnp.array([[1.0, 0.5, 0.0]]), labels)
+      >>> loss, metrics = loss_fn(logits, labels, target, weight=0.3)
+      >>> loss.round(3).tolist(), sorted(metrics)[:3]
+      ([0.17], ['cross_entropy', 'degenerate', 'distillation'])
     """
-    probs = target.probs
-    hard = cross_entropy(logits, labels)
+    scores = wide(matrix("logits", logits, (None, None)))
+    batch, classes = scores.shape
+    target = read_target(target, batch, classes)
+    read = read_labels(labels, classes, batch)
+    dtype = common_dtype(scores, read.probs, target.probs)
+    scores = read.clean(scores).astype(dtype)
+    highest = 1.0 if target.support == "all" else float("inf")
+    share = checked_number(
+        "weight", weight, dtype, 0.0, highest, "[]" if highest == 1.0 else "[)"
+    )
+    softness = checked_temperature("student_temperature", student_temperature, dtype)
+    hard = cross_entropy(scores, labels)
     if target.support == "others":
-        mask = other_classes(labels, logits.shape[-1])
-        soft = kl_to_target(logits, probs, mask, student_temperature)
-        loss = hard + weight * soft
+        soft = distillation(scores, labels, target, softness)
+        loss = hard + _weighted(share, soft)
     else:
-        soft = (
-            cross_entropy(logits / student_temperature, probs) * student_temperature**2
-        )
-        loss = (1 - weight) * hard + weight * soft
+        soft = read.guard(_cross_entropy(scores, target.probs, softness) * softness**2)
+        loss = _weighted(1 - share, hard) + _weighted(share, soft)
     return loss, {
         "cross_entropy": hard,
         "distillation": soft,
@@ -187,8 +159,16 @@ def loss_fn(
     }
 
 
-def describe_target(target: SoftTarget, labels: jax.Array) -> dict[str, jax.Array]:
-    """What a soft target is like, each `[batch]`.
+def _weighted(weight: jax.Array, values: jax.Array) -> jax.Array:
+    """Weight times values; a term without weight is 0 where its value is +inf."""
+    without = (weight == 0) & jnp.isinf(values)
+    return weight * jnp.where(without, 0.0, values)
+
+
+def describe_target(
+    target: SoftTarget, labels: Labels
+) -> dict[str, Float[Array, " batch"]]:
+    """Statistics of a soft target, each `[batch]`; 0 for ignored examples.
 
     Args:
       target: any.
@@ -197,14 +177,28 @@ def describe_target(target: SoftTarget, labels: jax.Array) -> dict[str, jax.Arra
     Returns:
       `target_entropy` (nats, in [0, log K]), `target_true_mass` (its share on the
       label, in [0, 1]) and `degenerate` (0 or 1).
+
+    Raises:
+      ValueError: labels of another batch or number of classes, or labels that are
+        refused by `targets.as_probs`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax.objectives.losses import describe_target
+      >>> from introspect_jax.objectives.targets import whole_target
+      >>> target = whole_target(jnp.array([[0.5, 0.5, 0.0]]))
+      >>> parts = describe_target(target, jnp.array([0]))
+      >>> {name: value.round(3).tolist() for name, value in parts.items()}
+      {'target_entropy': [0.693], 'target_true_mass': [0.5], 'degenerate': [0.0]}
     """
-    label_probs = as_probs(labels, target.probs.shape[-1])
-    return {
+    probs = matrix("target.probs", target.probs, (None, None))
+    target = read_target(target, *probs.shape)
+    read = read_labels(labels, probs.shape[1], len(probs))
+    dtype = common_dtype(target.probs, read.probs)
+    on_label = read.probs.astype(dtype) * target.probs.astype(dtype)
+    values = {
         "target_entropy": entropy(target.probs),
-        "target_true_mass": jnp.sum(label_probs * target.probs, axis=-1),
+        "target_true_mass": jnp.sum(on_label, axis=-1),
         "degenerate": target.degenerate.astype(target.probs.dtype),
     }
-
-
-def _wide(logits: jax.Array) -> jax.Array:
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return {name: read.guard(value) for name, value in values.items()}

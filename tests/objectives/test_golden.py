@@ -49,7 +49,7 @@ def introspective(support):
 
 def matched():
     q = similarity("others").probs
-    total = (targets.as_probs(Y, K) + 0.5 * q) / 1.5
+    total = (targets.as_probs(Y, K).astype(q.dtype) + 0.5 * q) / 1.5
     return targets.entropy_matched(Y, K, losses.entropy(total)).probs
 
 
