@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from introspect_jax import models
@@ -30,7 +31,12 @@ _IN_TRAINING = {"num_samples": 8, "num_steps": 16}
 # Samples, steps and probes: each is written out in the program.
 _MOST = 10_000
 _NORMS = ("exact", "last_layer", "probes:s", "top:m")
-_Provider = Callable[[], Any]
+# For what only a network and its data give, while options are checked without them.
+_STAND_INS = {
+    "baselines": np.zeros(1),
+    "features_fn": lambda x: x,
+    "head_fn": lambda x: x,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +68,7 @@ def bind(
     Raises:
       UserError: a network without the part that the explanation needs.
     """
-    offered: dict[str, _Provider] = {
+    offered: dict[str, Callable[[], Any]] = {
         "baselines": lambda: images,
         "features_fn": lambda: models.make_maps_fn(model, variables),
         "head_fn": lambda: models.make_classify_fn(model, variables),
@@ -137,7 +143,7 @@ def check(config: ConfigDict, prefix: str = "method.introspective") -> None:
                     f"{prefix}.{name}.{field} must be at most {_MOST}, got {value}"
                 )
         try:
-            cls(**dict.fromkeys(_required(cls)), **values)
+            cls(**{field: _STAND_INS[field] for field in _required(cls)}, **values)
         except ValueError as error:
             raise UserError(f"{prefix}.{name}: {error}") from error
     kind, count = _parse_norms(config.norms, prefix)

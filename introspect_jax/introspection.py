@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, Real
 
 from introspect_jax.explain.explanation import Explanation
 from introspect_jax.explain.similarities import Similarity
@@ -19,7 +19,7 @@ def introspect(
     explanation: str | Explanation = "gradient",
     similarity: str | Similarity = "projection",
     *,
-    temperature: float | Array = 0.5,
+    temperature: Real[ArrayLike, ""] = 0.5,
     support: str = "others",
     stop_gradient: bool = True,
     key: Array | None = None,

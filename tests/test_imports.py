@@ -18,7 +18,7 @@ ALLOWED = {
     "processes": set(),
     "machine": {"introspect_jax"},
     "methods": GROUND | {"introspection", "keys", "binding"},
-    "train": GROUND | {"introspection", "keys", "methods", "processes"},
+    "train": GROUND | {"arrays", "introspection", "keys", "methods", "processes"},
     "config": {"binding", "methods", "models", "train"},
     "report": GROUND | {"introspection", "binding", "methods", "train", "config"},
     "workdir": {"config", "train", "processes"},
@@ -30,7 +30,6 @@ ALLOWED = {
     | {"machine", "report"},
     "cli": {"config", "methods", "processes"},
     "errors": set(),
-    "arrays": set(),
     "__init__": {"explain", "objectives", "introspection"},
 }
 

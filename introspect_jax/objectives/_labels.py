@@ -66,12 +66,12 @@ def read_labels(labels: Any, classes: int, batch: int | None = None) -> ReadLabe
     check_class_count(classes, 1)
     probs = arrays.as_probs(labels, classes, batch)
     known = arrays.concrete(labels)
-    if known is not None and known.ndim == 2 and known.size:
-        if known.min() < -_ROUNDING:
-            raise ValueError(
-                f"labels [batch, {classes}] must be probabilities, got a value of "
-                f"{known.min():g}"
-            )
+    shares = known is not None and known.ndim == 2 and known.size > 0
+    if shares and known.min() < -_ROUNDING:
+        raise ValueError(
+            f"labels [batch, {classes}] must be probabilities, got a value of "
+            f"{known.min():g}"
+        )
     return ReadLabels(
         probs,
         labelled=jnp.any(probs != 0, axis=-1),

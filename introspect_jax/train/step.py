@@ -6,6 +6,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from introspect_jax.arrays import one_hot
 from introspect_jax.data.augment import augment, center_crop, normalize
 from introspect_jax.evaluate import per_example
 from introspect_jax.keys import stream_key
@@ -66,7 +67,7 @@ def make_train_step(
             images, labels = batch["image"], batch["label"]
         images, label_probs = augment(
             normalize(images, data.mean, data.std),
-            jax.nn.one_hot(labels, num_classes),
+            one_hot(labels, num_classes),
             index,
             stream_key(seed, "augment", state.step),
             data.augment,

@@ -50,6 +50,7 @@ TEMPERATURES = {
 }
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("name", TEMPERATURES)
 def test_temperatures_that_are_not_above_0(name):
     argument, call = TEMPERATURES[name]
@@ -232,6 +233,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_does_not_fit_is_named(message):
     for call in REFUSED[message]:
@@ -240,6 +242,7 @@ def test_what_does_not_fit_is_named(message):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.untyped
 def test_shapes_are_checked_in_a_program_too():
     with pytest.raises(ValueError, match="labels must be ints"):
         jax.jit(losses.cross_entropy)(LOGITS, SHORT)
