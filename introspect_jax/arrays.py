@@ -5,7 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, Bool, Integer, Real
 
+# Class numbers, or probabilities (one-hot rows of integers or bools among them).
+Labels = (
+    Integer[ArrayLike, " batch"]
+    | Real[ArrayLike, "batch classes"]
+    | Bool[ArrayLike, "batch classes"]
+)
 UNLABELLED = -1
 
 

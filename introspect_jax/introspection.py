@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array, ArrayLike, Float, Int, Real
+from jaxtyping import Array, ArrayLike, Float, Integer, Real
 
+from introspect_jax.arrays import Labels
 from introspect_jax.explain.explanation import Explanation
 from introspect_jax.explain.similarities import Similarity
-from introspect_jax.explain.similarity import Labels, class_similarity
+from introspect_jax.explain.similarity import class_similarity
 from introspect_jax.objectives.targets import SoftTarget, similarity_target
 
 
@@ -23,7 +24,7 @@ def introspect(
     support: str = "others",
     stop_gradient: bool = True,
     key: Array | None = None,
-    index: Int[ArrayLike, " batch"] | None = None,
+    index: Integer[ArrayLike, " batch"] | None = None,
     chunk_size: int | None = None,
     class_chunk_size: int | None = None,
     channel_axis: int | None = -1,

@@ -12,7 +12,7 @@ GROUND = {"explain", "objectives", "evaluate", "data", "models"}
 ALLOWED = {
     **{room: {"arrays"} for room in GROUND},
     "arrays": set(),
-    "introspection": {"explain", "objectives"},
+    "introspection": {"arrays", "explain", "objectives"},
     "binding": {"explain", "models"},
     "keys": set(),
     "processes": set(),

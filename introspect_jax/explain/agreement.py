@@ -8,15 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Integer
 
 from introspect_jax.arrays import UNLABELLED, check_classes, is_integer, one_hot, wide
+from introspect_jax.explain.problem import is_sharded
 
 
 def rank_agreement(
     similarities: Float[ArrayLike, "examples classes"],
     responses: Float[ArrayLike, "examples classes"],
-    labels: Int[ArrayLike, " examples"],
+    labels: Integer[ArrayLike, " examples"],
 ) -> dict[str, Array]:
     """Do similarities order the other classes as soft responses do? Spearman's rho.
 
@@ -58,7 +59,7 @@ def agreement_beyond(
     similarities: Float[ArrayLike, "examples classes"],
     responses: Float[ArrayLike, "examples classes"],
     known: Float[ArrayLike, "examples classes"],
-    labels: Int[ArrayLike, " examples"],
+    labels: Integer[ArrayLike, " examples"],
 ) -> Float[Array, " examples"]:
     """What similarities know of responses that `known` does not, `[examples]`.
 
@@ -125,8 +126,8 @@ def _checked(labels: Any, first: Any, *others: Any) -> list[Array]:
     Raises:
       ValueError: other shapes.
     """
-    arrays = [wide(values) for values in (first, *others)]
-    labels, shape = jnp.asarray(labels), arrays[0].shape
+    arrays = [_everywhere(wide(values)) for values in (first, *others)]
+    labels, shape = _everywhere(jnp.asarray(labels)), arrays[0].shape
     for values in arrays:
         if values.ndim != 2 or values.shape != shape:
             raise ValueError(
@@ -139,6 +140,18 @@ def _checked(labels: Any, first: Any, *others: Any) -> list[Array]:
         )
     check_classes(labels, shape[1])
     return [*arrays, labels]
+
+
+def _everywhere(values: Array) -> Array:
+    """The values on every device of an explicit mesh: ranks need indexing, and means
+    over a class examples from all devices."""
+    if not is_sharded(values):
+        return values
+    sharding: Any = jax.sharding
+    mesh = jax.typeof(values).sharding.mesh
+    replicated = sharding.NamedSharding(mesh, sharding.PartitionSpec())
+    gathered: Array = sharding.reshard(values, replicated)
+    return gathered
 
 
 def _others(values: Array, labels: Array) -> Float[Array, "rows others"]:
@@ -176,5 +189,5 @@ def _centred_ranks(values: Any) -> Float[Array, "rows n"]:
     # Late: it brings SciPy's statistics along, which importing the package does not.
     from jax.scipy.stats import rankdata
 
-    ranks: Array = rankdata(jnp.asarray(values), axis=-1)
+    ranks: Array = rankdata(_everywhere(jnp.asarray(values)), axis=-1)
     return ranks - ranks.mean(-1, keepdims=True)

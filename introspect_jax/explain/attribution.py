@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Integer
 
 from introspect_jax.explain.explanation import Explanation
 from introspect_jax.explain.maps import in_chunks
@@ -20,7 +20,7 @@ def explain_fn(
     explanation: str | Explanation = "gradient",
     *,
     key: Array | None = None,
-    index: Int[ArrayLike, " batch"] | None = None,
+    index: Integer[ArrayLike, " batch"] | None = None,
     chunk_size: int | None = None,
     class_chunk_size: int | None = None,
     channel_axis: int | None = -1,

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from introspect_jax.explain.problem import Problem, check_chunk, vary_like
+from introspect_jax.explain.problem import Problem, check_chunk, is_sharded, placed_like
 
 ArrayFn = Callable[[Array], Array]
 # i (an int, traced or not) -> `(x_i, m_i)`, both shaped like the inputs.
 PointsFn = Callable[[Array], tuple[Array, Array]]
+_Part = Callable[[ArrayFn, Array, Array], Array]
 
 
 class Map:
@@ -35,8 +36,8 @@ class Map:
 
     @property
     def like(self) -> jax.ShapeDtypeStruct:
-        """Shape `[batch, ...]` and dtype of one map."""
-        return _shape_of(lambda c: self(c[None])[0], self.problem.outputs)
+        """Shape `[batch, ...]`, dtype and sharding of one map."""
+        return type_of(lambda c: self(c[None])[0], self.problem.outputs)
 
     def transpose(
         self, maps: Float[Array, "m batch *map"]
@@ -47,8 +48,8 @@ class Map:
           ValueError: it is not linear.
         """
         outputs = self.problem.outputs
-        zeros = jnp.zeros((len(maps), *outputs.shape), outputs.dtype)
-        return _transposed(self, vary_like(outputs, zeros), maps)
+        like = type_of(lambda c: jnp.broadcast_to(c, (len(maps), *c.shape)), outputs)
+        return _transposed(self, like, maps)
 
     def then(self, post: ArrayFn) -> "Map":
         """This map, followed by `post`: maps `[batch, ...]` -> maps `[batch, ...]`."""
@@ -64,16 +65,14 @@ class _Then(Map):
 
     @property
     def like(self) -> jax.ShapeDtypeStruct:
-        return _shape_of(self._post, self._first.like)
+        return type_of(self._post, self._first.like)
 
     def transpose(
         self, maps: Float[Array, "m batch *map"]
     ) -> Float[Array, "m batch classes"]:
         like = self._first.like
-        zeros = vary_like(self.problem.inputs, jnp.zeros(like.shape, like.dtype))
-        return self._first.transpose(
-            jax.vmap(lambda v: _transposed(self._post, zeros, v))(maps)
-        )
+        before = jax.vmap(lambda v: _transposed(self._post, like, v))(maps)
+        return self._first.transpose(before)
 
 
 class GradientSum(Map):
@@ -99,69 +98,55 @@ class GradientSum(Map):
 
     @property
     def like(self) -> jax.ShapeDtypeStruct:
-        return _shape_of(lambda x: x, self.problem.inputs)
+        return type_of(lambda x: x, self.problem.inputs)
 
     def moment(
         self, cotangents: Float[Array, "m batch classes"], power: int
     ) -> Float[Array, "m batch *map"]:
         """`s sum_i (m_i * J(x_i)^T c)^power` of each cotangent."""
 
-        def part(pull: ArrayFn, multipliers: Array) -> Array:
-            count = multipliers.shape[1]
-
+        def part(pull: ArrayFn, multipliers: Array, outputs: Array) -> Array:
             def one(cotangent: Array) -> Array:
-                batch, classes = cotangent.shape
-                shape = (batch, count, classes)
-                return pull(jnp.broadcast_to(cotangent[:, None], shape))
+                return pull(jnp.broadcast_to(cotangent[:, None], outputs.shape))
 
             # A product and a sum over n would do, but XLA 0.10.2 compiles those to
             # wrong numbers on CPUs for m > 2.
-            gradients = jax.vmap(one)(cotangents)
+            gradients = _each(one, cotangents)
             return jnp.einsum(
                 "bn...,mbn...->mb...", multipliers**power, gradients**power
             )
 
-        inputs = self.problem.inputs
-        zeros = jnp.zeros((len(cotangents), *inputs.shape), inputs.dtype)
-        return self._over_points(part, vary_like(inputs, zeros), cotangents)
+        return self._over_points(part, cotangents)
 
     def transpose(
         self, maps: Float[Array, "m batch *map"]
     ) -> Float[Array, "m batch classes"]:
-        outputs = self.problem.outputs
-        batch, classes = outputs.shape
-
-        def part(pull: ArrayFn, multipliers: Array) -> Array:
-            shape = (batch, multipliers.shape[1], classes)
-            zeros = vary_like(outputs, jnp.zeros(shape, outputs.dtype))
+        def part(pull: ArrayFn, multipliers: Array, outputs: Array) -> Array:
+            like = type_of(lambda o: o, outputs)
 
             def one(v: Array) -> Array:
-                return _transposed(pull, zeros, multipliers * v[:, None]).sum(1)
+                return _transposed(pull, like, multipliers * v[:, None]).sum(1)
 
-            cotangents: Array = jax.vmap(one)(maps)
-            return cotangents
+            return _each(one, maps)
 
-        zeros = jnp.zeros((len(maps), batch, classes), outputs.dtype)
-        return self._over_points(part, vary_like(outputs, zeros), maps)
+        return self._over_points(part, maps)
 
     def _linearize(
         self, numbers: Array, after: Array | None = None
-    ) -> tuple[ArrayFn, Array]:
-        """Cotangents `[batch, n, classes]` -> gradients, and the multipliers."""
+    ) -> tuple[ArrayFn, Array, Array]:
+        """Cotangents `[batch, n, classes]` -> gradients; multipliers and outputs."""
         if after is not None:
             numbers = wait_for(after, numbers)
         points, multipliers = jax.vmap(self._points, out_axes=1)(numbers)
         outputs, vjp = jax.vjp(self.problem.logits_at, points)
 
         def pull(cotangents: Array) -> Array:
-            gradients: Array = vjp(vary_like(outputs, cotangents))[0]
+            gradients: Array = vjp(placed_like(outputs, cotangents))[0]
             return gradients
 
-        return pull, multipliers
+        return pull, placed_like(points, multipliers), outputs
 
-    def _over_points(
-        self, part: Callable[[ArrayFn, Array], Array], zeros: Array, first: Array
-    ) -> Array:
+    def _over_points(self, part: _Part, first: Array) -> Array:
         """`s` times the sum of `part` over chunks of points.
 
         In chunks nothing is kept from one to the next, nor between the map and its
@@ -169,31 +154,26 @@ class GradientSum(Map):
         Unrolled on CPU, where convolutions inside loops are many times slower.
 
         Args:
-          part: `(pull, multipliers) -> array` like `zeros`.
-          zeros: of the sum.
+          part: `(pull, multipliers, outputs) -> array`.
           first: known before the first chunk.
         """
         if self._whole is not None:
             return self._scale * part(*self._whole)
         count, size = self._count, self.problem.chunk_size
         assert size is not None
-        total, after = zeros, first
-        whole = count // size * size
-        if jax.default_backend() == "cpu":
-            for start in range(0, whole, size):
-                numbers = jnp.arange(start, start + size)
-                total = total + part(*self._linearize(numbers, after))
-                after = total
-        else:
+        total = part(*self._linearize(jnp.arange(size), first))
+        done = size
+        if jax.default_backend() != "cpu":
+            whole = count // size * size
             total, _ = jax.lax.scan(
                 lambda sums, numbers: (sums + part(*self._linearize(numbers)), None),
                 total,
-                jnp.arange(whole).reshape(-1, size),
+                jnp.arange(size, whole).reshape(-1, size),
             )
-            after = total
-        if whole < count:
-            rest = jnp.arange(whole, count)
-            total = total + part(*self._linearize(rest, after))
+            done = whole
+        for start in range(done, count, size):
+            numbers = jnp.arange(start, min(start + size, count))
+            total = total + part(*self._linearize(numbers, total))
         return self._scale * total
 
 
@@ -237,12 +217,27 @@ def wait_for(after: Array, values: Array) -> Array:
     return values + zero.astype(values.dtype)
 
 
-def _shape_of(function: ArrayFn, *arguments: Any) -> jax.ShapeDtypeStruct:
-    shape: jax.ShapeDtypeStruct = jax.eval_shape(function, *arguments)
-    return shape
+def _each(function: ArrayFn, values: Array) -> Array:
+    """`function` of each entry of the first axis, all at once where that is possible.
+
+    Over examples sharded on an explicit mesh it is not: a convolution of several
+    batches at once folds them into one, with the examples in the second place.
+    """
+    results: Array
+    if len(values) > 1 and is_sharded(values):
+        results = jax.lax.map(function, values)
+    else:
+        results = jax.vmap(function)(values)
+    return results
 
 
-def _transposed(function: ArrayFn, like: Array, values: Array) -> Array:
+def type_of(function: ArrayFn, argument: Any) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and sharding of what a function returns."""
+    kind: jax.ShapeDtypeStruct = jax.eval_shape(function, argument)
+    return kind
+
+
+def _transposed(function: ArrayFn, like: jax.ShapeDtypeStruct, values: Array) -> Array:
     """`function^T values`, with `function` linear in an argument like `like`.
 
     Raises:

@@ -155,12 +155,16 @@ class Top(Norms):
         inner = comparison.inner_products()
         classes = inner.shape[1]
         largest = jax.lax.top_k(jnp.abs(inner), min(self.count, classes))[1]
+        rows = one_hot(largest, classes, inner.dtype)
         parts = in_chunks(
             comparison.explained,
-            one_hot(largest, classes, inner.dtype),
+            rows,
             comparison.class_chunk_size,
             lambda maps: jnp.sum(flat(maps) ** 2, axis=-1),
         )
         exact = jnp.concatenate(parts, axis=1)
-        others = jnp.broadcast_to(exact.mean(-1, keepdims=True), inner.shape)
-        return inner, jnp.put_along_axis(others, largest, exact, axis=1, inplace=False)
+        # Not put by index, which a sharded array does not allow.
+        chosen = rows == 1
+        squares = jnp.sum(jnp.where(chosen, exact[..., None], 0.0), axis=1)
+        others = exact.mean(-1, keepdims=True)
+        return inner, jnp.where(chosen.any(1), squares, others)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Integer, Key
 
 from introspect_jax.arrays import wide_dtype
 
@@ -39,7 +39,7 @@ class Problem:
     dtype: Any
     batched: tuple[Array, ...]
     key: Key[Array, ""] | Array | None
-    index: Int[Array, " batch"]
+    index: Integer[Array, " batch"]
     chunk_size: int | None
     channel_axis: int | None
     center: bool
@@ -264,28 +264,41 @@ def image_axes(
     return space
 
 
-def vary_like(like: Any, values: Array) -> Array:
-    """The values, marked as varying over the mesh axes that `like` varies over.
+def placed_like(like: Array, values: Array) -> Array:
+    """The values, divided between devices as `like` is.
 
-    Inside `jax.shard_map` a VJP takes no cotangent that is the same on all devices for
-    an output that is not.
+    In its type an array says over which axes of an explicit mesh it is sharded, and
+    inside `shard_map` over which it varies; a VJP takes cotangents of no other type
+    than that of the outputs.
 
     Args:
-      like: an array, or its shape and type.
-      values: any.
+      like: an array `[batch, ...]`.
+      values: `[batch, ...]`, of the same shape or at least the same batch.
     """
-    axes = _varying_axes(like) - _varying_axes(values)
-    if not axes:
+    if not is_sharded(like) and not _varies(like):
         return values
-    varying: Array = jax.lax.pcast(values, tuple(axes), to="varying")
-    return varying
+    # A zero with the type of `like`, whatever numbers that holds: `zeros_like` has
+    # another type in some versions of JAX, `reshard` needs a mesh in the context.
+    zero = 0 * jnp.nan_to_num(like)
+    if values.shape != like.shape:
+        zero = zero.sum(tuple(range(1, like.ndim)))
+        zero = zero.reshape(-1, *[1] * (values.ndim - 1))
+    return values + zero.astype(values.dtype)
 
 
-def _varying_axes(value: Any) -> frozenset[str]:
+def is_sharded(value: Array | jax.ShapeDtypeStruct) -> bool:
+    """Whether the type says that it is sharded, over axes of an explicit mesh."""
     kind = value if isinstance(value, jax.ShapeDtypeStruct) else jax.typeof(value)
+    spec = getattr(kind.sharding, "spec", ())
+    return any(axis is not None for axis in spec)
+
+
+def _varies(value: Array) -> bool:
+    """Whether the type says that it varies over axes of a mesh, in a `shard_map`."""
+    kind = jax.typeof(value)
+    # Versions of JAX differ in where they keep this.
     manual = getattr(kind, "manual_axis_type", None)
-    axes = getattr(kind, "vma", None) if manual is None else manual.varying
-    return frozenset(axes or ())
+    return bool(getattr(kind, "vma", None) if manual is None else manual.varying)
 
 
 def _scored(score: Score, logits: Array) -> Array:

@@ -15,16 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Integer
 
-from introspect_jax.arrays import as_probs, wide
+from introspect_jax.arrays import Labels, as_probs, wide
 from introspect_jax.explain.explanation import Explanation
 from introspect_jax.explain.named import as_explanation, as_similarity
 from introspect_jax.explain.problem import check_chunk, make_problem
 from introspect_jax.explain.similarities import Comparison, Similarity
 from introspect_jax.explain.targets import label_cotangents
-
-Labels = Int[ArrayLike, " batch"] | Float[ArrayLike, "batch classes"]
 
 
 def class_similarity(
@@ -35,7 +33,7 @@ def class_similarity(
     similarity: str | Similarity = "projection",
     *,
     key: Array | None = None,
-    index: Int[ArrayLike, " batch"] | None = None,
+    index: Integer[ArrayLike, " batch"] | None = None,
     chunk_size: int | None = None,
     class_chunk_size: int | None = None,
     channel_axis: int | None = -1,

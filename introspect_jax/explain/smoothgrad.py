@@ -68,7 +68,9 @@ class _NoisyGradients(Explanation):
                     jax.random.fold_in(example_key, i), inputs.shape[1:], inputs.dtype
                 )
 
-            return inputs + deviation * jax.vmap(draw)(keys), jnp.ones_like(inputs)
+            return inputs + deviation * jax.vmap(draw)(keys), jnp.ones(
+                inputs.shape, inputs.dtype
+            )
 
         return GradientSum(problem, points, self.num_samples, 1 / self.num_samples)
 

@@ -14,6 +14,7 @@ from introspect_jax.arrays import is_integer
 from introspect_jax.explain.agreement import spearman
 from introspect_jax.explain.attribution import explain_fn
 from introspect_jax.explain.explanation import Explanation
+from introspect_jax.explain.problem import is_sharded
 from introspect_jax.explain.similarities import flat
 from introspect_jax.explain.targets import Target
 
@@ -149,7 +150,12 @@ def max_sensitivity(
     def change(move: Array) -> Array:
         return _norm(explain(inputs + move) - here)
 
-    changes: Array = jax.vmap(change, in_axes=1)(moves)
+    changes: Array
+    if is_sharded(inputs):
+        # One by one: not all operations of `vmap` work on explicit meshes.
+        changes = jnp.stack([change(moves[:, i]) for i in range(moves.shape[1])])
+    else:
+        changes = jax.vmap(change, in_axes=1)(moves)
     return changes.max(0) / _norm(here)
 
 

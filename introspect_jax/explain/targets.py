@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from introspect_jax.arrays import as_probs, concrete, is_integer, one_hot
 from introspect_jax.explain.maps import Map
-from introspect_jax.explain.problem import Score, vary_like
+from introspect_jax.explain.problem import Score, placed_like
 
 Target = int | str | ArrayLike | Score
 
@@ -87,10 +87,10 @@ def target_cotangents(
     Raises:
       ValueError: another shape, or a class out of range.
     """
-    outputs = explained.problem.outputs
+    inputs, outputs = explained.problem.inputs, explained.problem.outputs
     batch, classes = outputs.shape
     if isinstance(target, str):
-        return vary_like(outputs, _named(target, explained))
+        return _named(target, explained)
     target = jnp.asarray(target)
     if is_integer(target):
         _refuse_one_hot(target, classes)
@@ -98,9 +98,9 @@ def target_cotangents(
             target = jnp.broadcast_to(target, (batch,))
         if target.ndim in (1, 2) and target.shape[0] == batch:
             rows = one_hot(target, classes, outputs.dtype, "target")
-            return vary_like(outputs, rows)
+            return placed_like(inputs, rows)
     elif target.shape == outputs.shape:
-        return vary_like(outputs, target.astype(outputs.dtype))
+        return placed_like(inputs, target.astype(outputs.dtype))
     raise ValueError(
         f"target must be an int, ints [{batch}] or [{batch}, m], or vectors "
         f"[{batch}, {classes}], got {target.dtype}{list(target.shape)}"
@@ -129,18 +129,18 @@ def label_cotangents(labels: Any, explained: Map) -> Float[Array, "batch classes
     Raises:
       ValueError: another shape, or a class out of range.
     """
-    outputs = explained.problem.outputs
+    inputs, outputs = explained.problem.inputs, explained.problem.outputs
     batch, classes = outputs.shape
     probs = as_probs(labels, classes, batch).astype(outputs.dtype)
-    return vary_like(outputs, probs)
+    return placed_like(inputs, probs)
 
 
 def every_class(explained: Map) -> Float[Array, "batch classes classes"]:
     """The output cotangents of all classes."""
-    outputs = explained.problem.outputs
+    inputs, outputs = explained.problem.inputs, explained.problem.outputs
     batch, classes = outputs.shape
     eye = jnp.eye(classes, dtype=outputs.dtype)
-    return vary_like(outputs, jnp.broadcast_to(eye, (batch, classes, classes)))
+    return placed_like(inputs, jnp.broadcast_to(eye, (batch, classes, classes)))
 
 
 def _named(target: str, explained: Map) -> Array:

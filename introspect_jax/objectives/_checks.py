@@ -6,17 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Bool, Integer, Real
 
 from introspect_jax.arrays import check_positive, concrete, wide_dtype
-
-# Class numbers, or probabilities (one-hot rows of integers or bools among them).
-Labels = (
-    Integer[ArrayLike, " batch"]
-    | Real[ArrayLike, "batch classes"]
-    | Bool[ArrayLike, "batch classes"]
-)
 
 
 def describe(array: Any) -> str:

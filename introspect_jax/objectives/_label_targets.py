@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from introspect_jax.arrays import nan_unless, wide
+from introspect_jax.arrays import Labels, nan_unless, wide
 from introspect_jax.errors import unknown
 from introspect_jax.objectives._checks import (
-    Labels,
     check_class_count,
     checked_number,
     checked_temperature,

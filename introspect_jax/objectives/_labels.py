@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from introspect_jax import arrays
-from introspect_jax.objectives._checks import Labels, check_class_count
+from introspect_jax.arrays import Labels
+from introspect_jax.objectives._checks import check_class_count
 
 # Sums of float32 shares may end this far below 0.
 _ROUNDING = 1e-6
@@ -66,8 +68,7 @@ def read_labels(labels: Any, classes: int, batch: int | None = None) -> ReadLabe
     check_class_count(classes, 1)
     probs = arrays.as_probs(labels, classes, batch)
     known = arrays.concrete(labels)
-    shares = known is not None and known.ndim == 2 and known.size > 0
-    if shares and known.min() < -_ROUNDING:
+    if known is not None and known.ndim == 2 and np.any(known < -_ROUNDING):
         raise ValueError(
             f"labels [batch, {classes}] must be probabilities, got a value of "
             f"{known.min():g}"

@@ -6,9 +6,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer, Key, Real, UInt32
 
-from introspect_jax.arrays import UNLABELLED, concrete, is_integer, wide
+from introspect_jax.arrays import UNLABELLED, Labels, concrete, is_integer, wide
 from introspect_jax.errors import unknown
-from introspect_jax.objectives._checks import Labels, describe, matrix
+from introspect_jax.objectives._checks import describe, matrix
 
 PERMUTATIONS = ("fresh", "fixed")
 

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real, UInt32
 
-from introspect_jax.arrays import wide
+from introspect_jax.arrays import Labels, wide
 from introspect_jax.errors import unknown
 from introspect_jax.objectives._checks import (
-    Labels,
     checked_temperature,
     common_dtype,
     matrix,

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from introspect_jax.arrays import wide
+from introspect_jax.arrays import Labels, wide
 from introspect_jax.objectives import _divergence
 from introspect_jax.objectives._checks import (
-    Labels,
     checked_number,
     checked_temperature,
     common_dtype,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
-from introspect_jax.arrays import wide
+from introspect_jax.arrays import Labels, wide
 from introspect_jax.errors import unknown
-from introspect_jax.objectives._checks import Labels, checked_temperature, matrix
+from introspect_jax.objectives._checks import checked_temperature, matrix
 from introspect_jax.objectives._divergence import softmax
 from introspect_jax.objectives._label_targets import (
     SMOOTHINGS,
