@@ -17,7 +17,12 @@ MOST_NAMES = 250
 
 def new_figure(rows: int, columns: int, size: tuple[float, float], **options):
     """A figure and its axes `[rows, columns]`, without pyplot's global state."""
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'pictures need {error.name}: pip install "introspect-jax[train]"'
+        ) from error
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
