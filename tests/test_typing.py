@@ -116,6 +116,7 @@ def test_a_right_program_passes(errors):
     assert [line for line in errors if not line.startswith("wrong.py:")] == []
 
 
+@pytest.mark.slow
 def test_a_right_program_runs(folder):
     assert runpy.run_path(str(folder / "right.py"))["total"].shape == (4,)
 

@@ -14,7 +14,14 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-SOURCE = ("setup.py", "pyproject.toml", "requirements.txt", "MANIFEST.in", "README.md")
+SOURCE = (
+    "LICENSE",
+    "MANIFEST.in",
+    "README.md",
+    "pyproject.toml",
+    "requirements.txt",
+    "setup.py",
+)
 # What the trainer needs, or only tests and examples.
 ABSENT = {
     "absl-py",
