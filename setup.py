@@ -6,14 +6,23 @@ import re
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
-REQUIREMENTS = [
-    line
-    for line in (ROOT / "requirements.txt").read_text().splitlines()
-    if line and not line.startswith("#")
-]
 VERSION = re.search(
     r'__version__ = "(.+)"', (ROOT / "introspect_jax" / "__init__.py").read_text()
 )[1]
+REQUIREMENTS = {
+    re.match(r"[\w-]+", line)[0]: line
+    for line in (ROOT / "requirements.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+}
+
+
+def required(*names: str) -> list[str]:
+    """Lines of requirements.txt, the one place of lowest versions."""
+    return [REQUIREMENTS[name] for name in names]
+
+
+# Networks, data, the trainer, reports and pictures.
+TRAIN = list(REQUIREMENTS.values())
 
 setuptools.setup(
     name="introspect-jax",
@@ -23,14 +32,21 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["introspect_jax", "introspect_jax.*"]),
+    package_data={"introspect_jax": ["py.typed"]},
     python_requires=">=3.11",
-    install_requires=REQUIREMENTS,
+    # For explanations, similarities and objectives; tests/test_wheel.py keeps it so.
+    install_requires=required("jax", "jaxlib", "jaxtyping", "numpy"),
     extras_require={
+        "train": TRAIN,
         # Only to prepare data sets that are not prepared yet; never at run time.
         "prepare": ["tensorflow"],
         "gcs": ["gcsfs"],  # gs:// folders
-        # Frameworks that only examples/ use.
-        "examples": ["dm-haiku", "equinox"],
-        "test": ["mypy>=1.11", "pytest>=8", "ruff>=0.6"],
+        # Frameworks and data that only examples/ use.
+        "examples": [
+            *required("flax", "optax", "scikit-learn"),
+            "dm-haiku",
+            "equinox",
+        ],
+        "test": [*TRAIN, "beartype>=0.20", "mypy>=1.13", "pytest>=8", "ruff>=0.6"],
     },
 )

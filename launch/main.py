@@ -5,9 +5,12 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import flags
+try:
+    from absl import flags
 
-from introspect_jax import cli
+    from introspect_jax import cli
+except ModuleNotFoundError as error:
+    sys.exit(f"error: the trainer needs {error.name}: pip install -e '.[train]'")
 
 FLAGS = flags.FLAGS
 cli.define_config_flag()

@@ -4,7 +4,10 @@ import ast
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
+
+from introspect_jax.explain import render
 
 PACKAGE = ROOT / "introspect_jax"
 GROUND = {"explain", "objectives", "evaluate", "data", "models"}
@@ -74,12 +77,41 @@ def test_what_other_projects_take_needs_jax_alone():
 
 def test_importing_the_package_brings_no_framework():
     program = (
-        "import sys, introspect_jax\n"
+        "import sys, jax, jax.numpy\n"
+        # JAX itself imports etils where it is installed.
+        "before = set(sys.modules)\n"
+        "import introspect_jax\n"
+        "from introspect_jax.explain import agreement, metrics, render\n"
+        "from introspect_jax.objectives import components, losses, targets\n"
         "heavy = {'tensorflow', 'flax', 'haiku', 'equinox', 'matplotlib', "
-        "'tensorflow_datasets', 'orbax', 'optax', 'sklearn', 'torch'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
+        "'tensorflow_datasets', 'orbax', 'optax', 'sklearn', 'torch', 'absl', "
+        "'chex', 'etils', 'ml_collections', 'scipy.stats', 'jax.scipy.stats'}\n"
+        "print(sorted(heavy & (set(sys.modules) - before)))"
     )
     assert printed(program) == "[]"
+
+
+def test_a_picture_without_matplotlib_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="pictures need matplotlib") as caught:
+        render.new_figure(1, 1, (2, 2))
+    assert str(caught.value).endswith(': pip install "introspect-jax[train]"')
+
+
+def test_the_trainer_without_its_packages_says_what_to_install():
+    program = (
+        "import runpy, sys\n"
+        "sys.modules['ml_collections'] = None\n"
+        "runpy.run_path('launch/main.py')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: the trainer needs ml_collections: pip install -e '.[train]'\n"
+    )
 
 
 def test_training_needs_linen_and_no_other_framework():

@@ -19,7 +19,12 @@ def new_figure(
     rows: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple["Figure", Any]:
     """A figure and its axes `[rows, columns]`, without pyplot's global state."""
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'pictures need {error.name}: pip install "introspect-jax[train]"'
+        ) from error
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
