@@ -45,13 +45,13 @@ flags.DEFINE_list(
     "models", ["resnet20:10:16", "resnet18:100:4"], "Networks, name:classes:batch."
 )
 flags.DEFINE_integer("points", 50, "Steps of integrated gradients, noisy samples.")
-flags.DEFINE_integer("repeats", 3, "Timed turns; fast methods get more.")
+flags.DEFINE_integer("repeats", 3, "Timed turns; fast explanations get more.")
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
 TOLERANCE = 1e-4
 SIGMA = 0.1
-# name: what both sides call it
-METHODS = {
+# name: the function of both sides
+EXPLANATIONS = {
     "gradient": "gradient",
     "all-class gradient": "all_classes",
     "integrated gradients": "integrated_gradients",
@@ -92,15 +92,15 @@ class Ours:
             backbone=model.backbone.clone(dtype=problem.images.dtype)
         )
 
-    def compile(self, method: str) -> Callable:
+    def compile(self, name: str) -> Callable:
         """A function without arguments that waits for its result."""
-        function, problem = getattr(self, method), self.problem
+        function, problem = getattr(self, name), self.problem
         arguments = (problem.variables, problem.images, problem.labels, problem.noise)
         arguments = jax.device_put(arguments)
 
         def run(variables, images, labels, noise):
             logits_fn = make_logits_fn(self.model, variables)
-            more = () if method != "smoothgrad" else (noise,)
+            more = () if name != "smoothgrad" else (noise,)
             return function(logits_fn, images, labels, *more)
 
         program = jax.jit(run).lower(*arguments).compile()
@@ -215,7 +215,7 @@ def difference(ours, theirs) -> float:
 
 
 def compare(problem: Problem) -> dict[str, float]:
-    """The differences of all methods, on the first image and in float64.
+    """The differences of all explanations, on the first image and in float64.
 
     Not in float32: among the millions of activations behind one explanation a few are
     zero up to rounding. Whichever side of its kink a ReLU then takes, the gradient of
@@ -237,14 +237,14 @@ def compare(problem: Problem) -> dict[str, float]:
     theirs, differences = Captum(exact, "nchw"), {}
     with jax.enable_x64(True):
         ours = Ours(exact)
-        for method, name in METHODS.items():
+        for explanation, name in EXPLANATIONS.items():
             apart = difference(ours.compile(name)(), getattr(theirs, name)())
             if not apart <= TOLERANCE:
                 raise SystemExit(
-                    f"{problem.name}, {method}: the sides differ by {apart:.1e} of the "
-                    f"largest value, more than {TOLERANCE:.0e}"
+                    f"{problem.name}, {explanation}: the sides differ by {apart:.1e} "
+                    f"of the largest value, more than {TOLERANCE:.0e}"
                 )
-            differences[method] = apart
+            differences[explanation] = apart
     return differences
 
 
@@ -280,7 +280,7 @@ def measure(name: str, classes: int, batch: int) -> list[dict]:
     differences = compare(problem)
     single, many, ours = fastest(problem)
     rows = []
-    for method, function in METHODS.items():
+    for explanation, function in EXPLANATIONS.items():
         sampled = function in ("integrated_gradients", "smoothgrad")
         side = many if sampled else single
         here, there = ours.compile(function), getattr(side, function)
@@ -291,16 +291,17 @@ def measure(name: str, classes: int, batch: int) -> list[dict]:
         ):
             pairs.append((seconds(here), seconds(there)))
         taken, other = (statistics.median(side) for side in zip(*pairs, strict=True))
+        row_name = f"{explanation} {FLAGS.points}" if sampled else explanation
         rows.append(
             {
-                "method": f"{method} {FLAGS.points}" if sampled else method,
+                "explanation": row_name,
                 "model": name,
                 "classes": classes,
                 "batch": batch,
                 "seconds_here": taken,
                 "seconds_there": other,
                 "ratio": other / taken,
-                "largest_difference": differences[method],
+                "largest_difference": differences[explanation],
                 "repeats": len(pairs),
                 "memory_format_there": side.memory_format,
                 "points_at_once_there": side.at_once if sampled else None,
@@ -312,17 +313,17 @@ def measure(name: str, classes: int, batch: int) -> list[dict]:
 
 def show(rows: list[dict]) -> None:
     table = Table(title="captum's time over ours")
-    for column in ("K", "batch", "method", "ratio", "differ"):
-        left = column == "method"
+    for column in ("K", "batch", "explanation", "ratio", "differ"):
+        left = column == "explanation"
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for row in rows:
-        if row["method"] == "gradient":
+        if row["explanation"] == "gradient":
             table.add_section()
             table.add_row("", "", f"[bold]{row['model']}[/bold]")
         table.add_row(
             str(row["classes"]),
             str(row["batch"]),
-            row["method"],
+            row["explanation"],
             f"{row['ratio']:.2f}x",
             f"{row['largest_difference']:.0e}",
         )

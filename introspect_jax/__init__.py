@@ -15,4 +15,4 @@ from introspect_jax.introspection import introspect
 from introspect_jax.objectives.losses import loss_fn
 
 __all__ = ["class_similarity", "explain_fn", "introspect", "loss_fn"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

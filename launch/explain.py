@@ -1,4 +1,8 @@
-"""Explains a trained run: python launch/explain.py --workdir=RUN --output=DIR"""
+"""Explains a trained run: python launch/explain.py --workdir=RUN --output=DIR
+
+Another explanation than that of the run, and its fields:
+--explanation=integrated_gradients --explanation.num_steps=20
+"""
 
 import pathlib
 import sys
@@ -14,12 +18,12 @@ from introspect_jax.errors import UserError, unknown
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_string("output", None, "Folder for pictures, raw maps and metrics.")
-flags.DEFINE_string("explanation", None, "Which one; default: that of the run.")
+flags.DEFINE_string("explanation", None, "Explanation; default: that of the run.")
 for name, default in explanation_fields().items():
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float}.get(
         type(default), flags.DEFINE_string
     )
-    define(f"explanation.{name}", None, f"Field of the explanation, such as {default}.")
+    define(f"explanation.{name}", None, f"Its field, such as {default}.")
 flags.DEFINE_string("similarity", None, "Similarity; default: that of the run.")
 flags.DEFINE_integer("chunk_size", 10, "Samples or steps at once; bounds the memory.")
 flags.DEFINE_integer("num_examples", 16, "Test images in the pictures.")

@@ -59,8 +59,9 @@ def default_config() -> ConfigDict:
     similarities, which leaves what is specific to it.
     Every `explain_every`-th example of a batch is explained and has a soft target; the
     others cost what they cost in standard training.
-    How the network is explained is `binding.default_config`. Samples and steps are far
-    fewer than for a single explanation: each costs as much as a step of training does.
+    The fields that choose the explanation and the similarity are those of
+    `binding.default_config`. Samples and steps are far fewer than for a single
+    explanation: each costs as much as a step of training does.
 
     `source` is what the similarities are of, `SOURCES`; `component` is what part of the
     target is used, `objectives.components.COMPONENTS`. With `permuted` the similarities

@@ -24,8 +24,7 @@ SOURCES = {
     "confusion": "control: a running mean of the outputs for each class",
     "entropy_matched": "control: label smoothing as sure of each example",
 }
-# Whose target is not that of the network's explanations from the start;
-# `entropy_matched` replaces it afterwards.
+# These do not explain a network. `entropy_matched` does, and replaces the target later.
 _OTHERS = ("weight_rows", "confusion")
 
 
@@ -39,7 +38,7 @@ def constants(config: ConfigDict, context: Context) -> dict[str, PyTree]:
 
 
 def is_introspection(config: ConfigDict) -> bool:
-    """Whether the soft target is `introspect` of a network, with nothing in between."""
+    """Whether the soft target is that of `introspect`, as it is."""
     return config.source not in _OTHERS and not config.remove_class_mean
 
 
@@ -52,7 +51,7 @@ def soft_target(
     logits: jax.Array,
     key: jax.Array,
 ) -> tuple[SoftTarget, PyTree]:
-    """The soft target of another source or without class means; the method state.
+    """The soft target of another source, or without class means, and the method state.
 
     Args:
       config: of the method `introspective`.
