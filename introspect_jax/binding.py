@@ -76,10 +76,11 @@ def bind(
     cls = EXPLANATIONS[config.explanation]
     required = {name: offered[name]() for name in _required(cls)}
     explanation = cls(**required, **config.get(config.explanation, {}))
-    similarity = SIMILARITIES[config.similarity]()
-    if any(field.name == "norms" for field in dataclasses.fields(similarity)):
-        norms = _norms(config.norms, model, variables)
-        similarity = dataclasses.replace(similarity, norms=norms)
+    kind = SIMILARITIES[config.similarity]
+    norms: dict[str, Any] = {}
+    if any(field.name == "norms" for field in dataclasses.fields(kind)):
+        norms["norms"] = _norms(config.norms, model, variables)
+    similarity = kind(**norms)
     options = {"center": config.center, "chunk_size": config.chunk_size or None}
     return Bound(explanation, similarity, options)
 
@@ -125,7 +126,7 @@ def for_pictures(config: ConfigDict, chunk_size: int = 10) -> ConfigDict:
     return config
 
 
-def check(config: ConfigDict, prefix: str = "method.introspective") -> None:
+def check(config: ConfigDict, prefix: str = "method.introspective.") -> None:
     """Raises a UserError for options that do not exist or are out of range.
 
     Args:
@@ -134,30 +135,30 @@ def check(config: ConfigDict, prefix: str = "method.introspective") -> None:
     """
     for field, options in (("explanation", EXPLANATIONS), ("similarity", SIMILARITIES)):
         if config[field] not in options:
-            raise UserError(unknown(f"{prefix}.{field}", config[field], options))
+            raise UserError(unknown(f"{prefix}{field}", config[field], options))
     for name, cls in EXPLANATIONS.items():
         values = dict(config.get(name, {}))
         for field, value in values.items():
             if type(value) is int and not value <= _MOST:
                 raise UserError(
-                    f"{prefix}.{name}.{field} must be at most {_MOST}, got {value}"
+                    f"{prefix}{name}.{field} must be at most {_MOST}, got {value}"
                 )
         try:
             cls(**{field: _STAND_INS[field] for field in _required(cls)}, **values)
         except ValueError as error:
-            raise UserError(f"{prefix}.{name}: {error}") from error
+            raise UserError(f"{prefix}{name}: {error}") from error
     kind, count = _parse_norms(config.norms, prefix)
     if count > _MOST:
-        raise UserError(f"{prefix}.norms={config.norms}: at most {_MOST} of them")
+        raise UserError(f"{prefix}norms={config.norms}: at most {_MOST} of them")
     maps_explained = "features_fn" in _required(EXPLANATIONS[config.explanation])
     if kind == "last_layer" and maps_explained and config.similarity == "cosine":
         raise UserError(
-            f"{prefix}.norms=last_layer is for explanations of the input; "
+            f"{prefix}norms=last_layer is for explanations of the input; "
             f"{config.explanation} explains feature maps: use exact, probes:s or top:m"
         )
     if not 0 <= config.chunk_size <= _MOST:
         raise UserError(
-            f"{prefix}.chunk_size must lie in 0..{_MOST}, got {config.chunk_size}"
+            f"{prefix}chunk_size must lie in 0..{_MOST}, got {config.chunk_size}"
         )
 
 
@@ -194,12 +195,12 @@ def _parse_norms(norms: str, prefix: str) -> tuple[str, int]:
     if norms in ("exact", "last_layer"):
         return kind, 0
     if kind not in ("probes", "top") or not count.isdecimal() or int(count) < 1:
-        raise UserError(unknown(f"{prefix}.norms", norms, _NORMS))
+        raise UserError(unknown(f"{prefix}norms", norms, _NORMS))
     return kind, int(count)
 
 
 def _norms(norms: str, model: nn.Module, variables: Any) -> Any:
-    kind, count = _parse_norms(norms, "norms")
+    kind, count = _parse_norms(norms, "")
     if kind == "exact":
         return Exact()
     if kind == "last_layer":

@@ -13,7 +13,7 @@ from absl import flags
 
 from introspect_jax import cli
 from introspect_jax.binding import check, explanation_fields, for_pictures
-from introspect_jax.errors import UserError, unknown
+from introspect_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -56,10 +56,13 @@ def main() -> None:
                 continue
             fields = config.get(config.explanation, {})
             if field not in fields:
-                name = f"field of {config.explanation}"
-                raise UserError(unknown(name, field, fields))
+                known = ", ".join(fields) or "none"
+                raise UserError(
+                    f"--explanation.{field}: {config.explanation} has no such field; "
+                    f"its fields: {known}"
+                )
             fields[field] = value
-    check(config, "--explanation")
+    check(config, "--")
     output = epath.Path(FLAGS.output)
     rows = explain_run(
         run,

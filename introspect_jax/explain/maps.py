@@ -248,7 +248,8 @@ def _transposed(function: ArrayFn, like: jax.ShapeDtypeStruct, values: Array) ->
     except (AssertionError, NotImplementedError) as error:
         raise ValueError(
             "the backward pass cannot be transposed: it is not linear in the output "
-            "cotangent, as in guided backpropagation by a custom_vjp; use "
-            "Cosine(norms=Exact()), which explains every class and transposes nothing"
+            "cotangent, as in guided backpropagation by a custom_vjp; use the exact "
+            "cosine, Cosine(norms=Exact()), which explains every class, or an "
+            "Explanation that says linear = False"
         ) from error
     return transposed

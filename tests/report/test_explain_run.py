@@ -104,7 +104,7 @@ def test_own_images(trained, tmp_path):
         (["--workdir=RUN", "--output=x", "--explanation=lime"], "there are: gradient"),
         (
             ["--workdir=RUN", "--output=x", "--explanation.num_steps=8"],
-            "unknown field of gradient 'num_steps'",
+            "--explanation.num_steps: gradient has no such field; its fields: none",
         ),
         (["--workdir=RUN", "--output=x", "--images=nowhere"], "no folder 'nowhere'"),
         (["--workdir=RUN", "--output=/proc/x"], "cannot be written"),
