@@ -40,6 +40,13 @@ from introspect_jax.train.experiment import build
 from introspect_jax.train.progress import Reporter
 
 
+def pytest_ignore_collect(collection_path):
+    """Of this folder only files of tests are collected, not those that they import."""
+    if collection_path.suffix == ".py" and ROOT / "tests" in collection_path.parents:
+        return None if collection_path.name.startswith("test_") else True
+    return None
+
+
 @pytest.fixture
 def x64():
     with jax.enable_x64(True):
@@ -151,11 +158,3 @@ def interrupt_at(monkeypatch, step):
         return log(self, now, values)
 
     monkeypatch.setattr(Reporter, "log", leaving)
-
-
-def trees_equal(a, b) -> bool:
-    """Same structure, same bits."""
-    return jax.tree.structure(a) == jax.tree.structure(b) and all(
-        np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )

@@ -1,7 +1,7 @@
 """Pictures of explanations; matplotlib is imported when one is drawn."""
 
 import io
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,7 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+@runtime_checkable
 class Writable(Protocol):
     """A path: `pathlib.Path`, or one of another library for other file systems."""
 

@@ -69,12 +69,21 @@ class TestExact:
         np.testing.assert_allclose(part, whole[2:], rtol=1e-10, atol=1e-12)
 
     @pytest.mark.parametrize(
-        ("similarity", "post", "center"),
-        [(similarity, "plain", False) for similarity in SIMILARITIES]
-        + [("cosine", post, False) for post in POSTS if post != "plain"]
-        + [("projection", "plain", True), ("projection", "absolute", False)],
+        ("name", "similarity", "post", "center"),
+        [
+            (name, similarity, "plain", False)
+            for name in sorted(EXPLANATIONS)
+            for similarity in SIMILARITIES
+        ]
+        + [
+            (name, "cosine", post, False)
+            for name in ("gradient", "vargrad", "hires_cam")
+            for post in POSTS
+            if post != "plain"
+        ]
+        + [("smoothgrad", "projection", "plain", True)]
+        + [("grad_cam", "projection", "absolute", True)],
     )
-    @pytest.mark.parametrize("name", sorted(EXPLANATIONS))
     def test_similarity_equals_all_explanations(
         self, net, name, similarity, post, center
     ):

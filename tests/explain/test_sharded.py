@@ -48,12 +48,6 @@ def sharded_like(mesh, *arrays):
     return [put(array) for array in arrays]
 
 
-@pytest.fixture(params=["explicit", "auto"])
-def mesh(request):
-    kind = AxisType.Auto if request.param == "auto" else AxisType.Explicit
-    return jax.make_mesh((8,), ("d",), axis_types=(kind,))
-
-
 def test_the_default_mesh_is_explicit():
     assert jax.make_mesh((8,), ("d",)).axis_types == (AxisType.Explicit,)
 
@@ -130,8 +124,13 @@ IMAGE_FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, *IMAGE_FUNCTIONS])
-def test_numbers_of_one_device(mesh, name):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(AxisType.Explicit, name) for name in [*FUNCTIONS, *IMAGE_FUNCTIONS]]
+    + [(AxisType.Auto, name) for name in ("all", "loss", "probes", "insertion")],
+)
+def test_numbers_of_one_device(kind, name):
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
     function = FUNCTIONS.get(name) or IMAGE_FUNCTIONS[name]
     inputs = X if name in FUNCTIONS else IMAGES
     wanted = function(inputs, Y)
@@ -145,8 +144,9 @@ def test_numbers_of_one_device(mesh, name):
 
 
 @pytest.mark.parametrize("name", sorted(EXPLANATIONS))
-def test_every_explanation_of_a_convolution(mesh, name):
+def test_every_explanation_of_a_convolution(name):
     """Convolutions on explicit axes need the mesh of the context."""
+    mesh = jax.make_mesh((8,), ("d",))
     net = ConvNet()
     explanation = net.explanation(name, count=3)
 

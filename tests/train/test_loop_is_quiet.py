@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import chex
 import jax
 import pytest
 from etils import epath
 
 from introspect_jax.data import sources
+from introspect_jax.methods import introspective
 from introspect_jax.train import loop
 from introspect_jax.train.experiment import build
 from introspect_jax.train.progress import Reporter
@@ -121,6 +123,10 @@ def test_nothing_is_compiled_after_the_second_step(config, tmp_path, monkeypatch
         nonlocal now
         now = step
 
+    # Traced once for the step and its gradient, and never again.
+    chex.clear_trace_counter()
+    traced = chex.assert_max_traces(introspective.loss_fn, n=1)
+    monkeypatch.setattr(introspective, "loss_fn", traced)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         train(config, tmp_path, monkeypatch, on_step)

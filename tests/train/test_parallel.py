@@ -2,11 +2,11 @@
 
 import warnings
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import trees_equal
 
 from introspect_jax.data import sources
 from introspect_jax.errors import UserError
@@ -81,7 +81,7 @@ def test_replicas_are_what_pmap_does(experiment):
                 out_axes=None,
             )
             state, _ = jax.device_get(mapped(jax.device_get(state), index, batch))
-    assert trees_equal(state, jax.device_get(wanted))
+    chex.assert_trees_all_equal(state, jax.device_get(wanted))
 
 
 def test_gradients_of_replicas_are_means(experiment):

@@ -1,8 +1,8 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import trees_equal
 from etils import epath
 
 from introspect_jax.keys import stream_key
@@ -57,7 +57,7 @@ def test_every_method_resumes_and_takes_any_number_of_devices(
     restored, _ = checkpoints.restore_newest(made.abstract_state())
     checkpoints.close()
     resumed, _ = steps(made, 1, start=2, state=restored)
-    assert trees_equal(one, resumed)
+    chex.assert_trees_all_equal(one, resumed)
 
     eight, _ = steps(experiment(8, **config), 3)
     leaf = jax.tree.leaves(eight.params)[0]
@@ -75,7 +75,7 @@ def test_streaming_equals_memory_bit_for_bit(experiment):
     assert streaming.streams
     assert "pool" not in next(streaming.batches(0))
     found, _ = steps(streaming, 4)
-    assert trees_equal(wanted, found)
+    chex.assert_trees_all_equal(wanted, found)
 
 
 def test_a_run_is_a_function_of_its_seed(experiment):
@@ -91,7 +91,7 @@ def test_continuing_in_the_middle(experiment):
     whole, _ = steps(made, 6)
     half, _ = steps(made, 3)
     rest, _ = steps(made, 3, start=3, state=half)
-    assert trees_equal(whole, rest)
+    chex.assert_trees_all_equal(whole, rest)
 
 
 def test_peers_cost_what_they_are(experiment):
@@ -142,7 +142,9 @@ def test_average_follows_and_is_what_is_deployed(experiment):
     made = experiment(1, average_decay=0.5)
     start = made.init_state()
     before = jax.device_get(start.params)
-    assert trees_equal(deployed_variables(made.method, start)["params"], start.params)
+    chex.assert_trees_all_equal(
+        deployed_variables(made.method, start)["params"], start.params
+    )
     state, _ = steps(made, 1, state=start)
     # decay at the first step: min(0.5, 1 / 10)
     wanted = jax.tree.map(lambda a, b: 0.1 * a + 0.9 * b, before, state.params)
