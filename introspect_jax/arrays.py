@@ -1,4 +1,4 @@
-"""Array helpers that the rooms of the library share."""
+"""Array helpers shared by all subpackages."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Integer, Real
 
-# Class numbers, or probabilities (one-hot rows of integers or bools among them).
+# Class numbers, or probabilities (including one-hot rows of integers or bools).
 Labels = (
     Integer[ArrayLike, " batch"]
     | Real[ArrayLike, "batch classes"]
@@ -17,10 +17,10 @@ UNLABELLED = -1
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """The value as a NumPy array, or None where only its shape is known here.
+    """Returns the value as a NumPy array, or None if only its shape is known.
 
-    That is the case under a transformation (`jit`, `vmap`, `grad`) and for arrays
-    that other processes hold a part of.
+    Values are unknown under a transformation (`jit`, `vmap`, `grad`) and for arrays
+    that are partly held by other processes.
     """
     if isinstance(value, jax.core.Tracer):
         return None
@@ -30,7 +30,7 @@ def concrete(value: Any) -> np.ndarray | None:
 
 
 def wide_dtype(dtype: Any) -> Any:
-    """The floating-point type to compute in: float32, or wider if `dtype` is."""
+    """Floating-point type for computations: float32, or `dtype` if that is wider."""
     # Not `promote_types`: strict dtype promotion refuses mixed types.
     if jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize > 4:
         return dtype
@@ -38,30 +38,30 @@ def wide_dtype(dtype: Any) -> Any:
 
 
 def wide(values: Any) -> jax.Array:
-    """The values in float32 or wider."""
+    """Converts the values to float32, or keeps a wider floating-point type."""
     array: jax.Array = jnp.asarray(values)
     return array.astype(wide_dtype(array.dtype))
 
 
 def is_integer(values: Any) -> bool:
-    """Whether the values are of an integer type (bool is none)."""
+    """Whether the values have an integer type; bool does not count as one."""
     return bool(jnp.issubdtype(jnp.asarray(values).dtype, jnp.integer))
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises a ValueError for a value that is not above 0, where values are known."""
+    """Raises a ValueError if any value, where known, is not above 0."""
     known = concrete(value)
     if known is not None and not np.all(known > 0):
         raise ValueError(f"{name} must be above 0, got {value}")
 
 
 def check_classes(labels: Any, classes: int, name: str = "labels") -> None:
-    """Raises a ValueError for class numbers that do not exist, where they are known.
+    """Raises a ValueError if any class number, where known, is out of range.
 
     Args:
-      labels: ints, any shape; -1 stands for "no label".
-      classes: their number.
-      name: of the argument, for the message.
+      labels: Ints of any shape; -1 stands for "no label".
+      classes: Number of classes.
+      name: Argument name for the error message.
     """
     known = concrete(labels)
     if known is None or known.size == 0:
@@ -77,20 +77,20 @@ def check_classes(labels: Any, classes: int, name: str = "labels") -> None:
 def one_hot(
     labels: Any, classes: int, dtype: Any = jnp.float32, name: str = "labels"
 ) -> jax.Array:
-    """Class numbers of any integer type as rows `[..., classes]`.
+    """One-hot rows `[..., classes]` of class numbers of any integer type.
 
     Args:
-      labels: ints, any shape.
-      classes: their number.
-      dtype: of the rows.
-      name: of the argument, for the message.
+      labels: Ints of any shape.
+      classes: Number of classes.
+      dtype: Type of the rows.
+      name: Argument name for the error message.
 
     Returns:
-      A row of zeros for -1 (no label). Under `jit`, where no error can be raised, a row
-      of NaN for any other number that is no class: nothing finite comes of it.
+      One-hot rows, with a row of zeros for -1 (no label). Under `jit`, where no error
+      can be raised, any other number out of range gives a row of NaN.
 
     Raises:
-      ValueError: a number that is no class, where the numbers are known.
+      ValueError: A class number out of range, if the numbers are known.
     """
     check_classes(labels, classes, name)
     labels = jnp.asarray(labels)
@@ -98,7 +98,7 @@ def one_hot(
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)  # the class numbers may not fit
         signed = True
-    # In its own type: a 64-bit number made narrower could become a class.
+    # Compared in the original type: a narrowed 64-bit number could be a valid class.
     valid = labels < classes
     if signed:
         valid = valid & (labels >= UNLABELLED)
@@ -109,10 +109,10 @@ def one_hot(
 
 
 def nan_unless(valid: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-    """0 where `valid` is True, NaN elsewhere.
+    """Returns 0 where `valid` is True and NaN elsewhere.
 
-    Computed, because `jax_debug_nans` objects to a constant NaN even where it is not
-    selected.
+    The NaN is computed, because `jax_debug_nans` reports a constant NaN even where it
+    is not selected.
     """
     return jnp.sqrt(jnp.where(valid, 0.0, -1.0).astype(dtype))
 
@@ -120,21 +120,21 @@ def nan_unless(valid: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
 def as_probs(
     labels: Any, classes: int, batch: int | None = None, name: str = "labels"
 ) -> jax.Array:
-    """Labels as probabilities `[batch, classes]`, float32 or wider.
+    """Converts labels to probabilities `[batch, classes]`, float32 or wider.
 
     Args:
-      labels: ints `[batch]`, or probabilities `[batch, classes]` of any type.
-      classes: their number.
-      batch: the number of rows that is wanted; None for any.
-      name: of the argument, for the message.
+      labels: Ints `[batch]`, or probabilities `[batch, classes]` of any type.
+      classes: Number of classes.
+      batch: Required number of rows; None accepts any.
+      name: Argument name for the error message.
 
     Raises:
-      ValueError: another shape, or a class out of range; see `one_hot`.
+      ValueError: Labels of the wrong shape, or a class out of range; see `one_hot`.
     """
     array = jnp.asarray(labels)
     fits = batch is None or (array.ndim > 0 and len(array) == batch)
     if fits and array.ndim == 1 and is_integer(array):
-        # As they came: `jnp.asarray` shortens 64-bit numbers.
+        # Passed unconverted: `jnp.asarray` truncates 64-bit numbers.
         return one_hot(labels, classes, jnp.float32, name)
     if fits and array.ndim == 2 and array.shape[1] == classes:
         return wide(array)

@@ -1,6 +1,7 @@
-"""From a config to explanation and similarity, bound to a network.
+"""Builds the explanation and the similarity of a config for a network.
 
-Used by training (method `introspective`) and by pictures, whatever the method.
+Used by the training method `introspective` and to draw explanations of networks trained
+with any method.
 """
 
 import dataclasses
@@ -25,13 +26,13 @@ from introspect_jax.explain import (
     Top,
 )
 
-# Each sample or step is a pass of the network: in training as many as are affordable,
-# for a single explanation as many as the library takes.
+# Each sample or step is a pass of the network, so training uses fewer of them than the
+# library does for a single explanation.
 _IN_TRAINING = {"num_samples": 8, "num_steps": 16}
-# Samples, steps and probes: each is written out in the program.
+# Limit of samples, steps and probes, which may be unrolled in the compiled program.
 _MOST = 10_000
 _NORMS = ("exact", "last_layer", "probes:s", "top:m")
-# For what only a network and its data give, while options are checked without them.
+# Placeholders for what a network and its data provide, used to check options alone.
 _STAND_INS = {
     "baselines": np.zeros(1),
     "features_fn": lambda x: x,
@@ -41,12 +42,12 @@ _STAND_INS = {
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """What `explain_fn`, `class_similarity` and `introspect` take.
+    """Arguments for `explain_fn`, `class_similarity` and `introspect`.
 
     Attributes:
-      explanation: their argument of that name.
-      similarity: likewise.
-      options: keyword arguments.
+      explanation: Explanation with its hyperparameters.
+      similarity: Similarity with its hyperparameters.
+      options: Further keyword arguments of these functions.
     """
 
     explanation: Explanation
@@ -57,16 +58,16 @@ class Bound:
 def bind(
     config: ConfigDict, model: nn.Module, variables: Any, images: jax.Array
 ) -> Bound:
-    """The explanation and the similarity that a config names, for a network.
+    """Builds the explanation and the similarity that a config names, for a network.
 
     Args:
-      config: with the fields of `default_config`.
-      model: the network.
-      variables: its parameters and statistics.
-      images: the batch, which also serves as the baselines of expected gradients.
+      config: Config with the fields of `default_config`.
+      model: Network.
+      variables: Parameters and batch statistics of the network.
+      images: Batch of images, which also serves as the baselines of expected gradients.
 
     Raises:
-      UserError: a network without the part that the explanation needs.
+      UserError: The network lacks a part that the explanation requires.
     """
     offered: dict[str, Callable[[], Any]] = {
         "baselines": lambda: images,
@@ -86,10 +87,10 @@ def bind(
 
 
 def default_config() -> ConfigDict:
-    """The fields that `bind` reads, with their defaults in training.
+    """Fields that `bind` reads, with their defaults for training.
 
-    `explanation` names one of `explain.EXPLANATIONS`, whose own fields, where they are
-    numbers, strings or switches, are in a group of its name.
+    `explanation` names one of `explain.EXPLANATIONS`. The numeric, string and boolean
+    fields of each explanation form a group of its name.
     """
     groups = {
         name: {f: _IN_TRAINING.get(f, value) for f, value in _fields(cls).items()}
@@ -100,20 +101,21 @@ def default_config() -> ConfigDict:
         {
             "explanation": "gradient",
             **groups,
-            "chunk_size": 0,  # samples or steps at once; 0 is all
+            "chunk_size": 0,  # samples or steps at once; 0 for all
             "similarity": "projection",
-            "norms": "exact",  # of the cosine
+            "norms": "exact",  # norms of the cosine
             "center": False,
         }
     )
 
 
 def for_pictures(config: ConfigDict, chunk_size: int = 10) -> ConfigDict:
-    """A copy for single images: the library's defaults in place of training's.
+    """Copies a config, replacing the training defaults by those of the library.
 
     Args:
-      config: with the fields of `default_config`; what was set there is kept.
-      chunk_size: samples or steps at once, for memory.
+      config: Config with the fields of `default_config`; fields that differ from the
+        training defaults are kept.
+      chunk_size: Number of samples or steps processed at once, which bounds memory.
     """
     config = config.copy_and_resolve_references()
     training = default_config()
@@ -127,11 +129,11 @@ def for_pictures(config: ConfigDict, chunk_size: int = 10) -> ConfigDict:
 
 
 def check(config: ConfigDict, prefix: str = "method.introspective.") -> None:
-    """Raises a UserError for options that do not exist or are out of range.
+    """Raises a UserError for unknown options or values out of range.
 
     Args:
-      config: with the fields of `default_config`.
-      prefix: of the names of its fields, for messages.
+      config: Config with the fields of `default_config`.
+      prefix: Prefix of the field names in error messages.
     """
     for field, options in (("explanation", EXPLANATIONS), ("similarity", SIMILARITIES)):
         if config[field] not in options:
@@ -163,7 +165,7 @@ def check(config: ConfigDict, prefix: str = "method.introspective.") -> None:
 
 
 def explanation_fields() -> dict[str, Any]:
-    """Name -> default of the fields of all explanations, for flags."""
+    """Maps the field names of all explanations to their defaults, for flags."""
     return {
         field: value
         for cls in EXPLANATIONS.values()
@@ -172,7 +174,7 @@ def explanation_fields() -> dict[str, Any]:
 
 
 def _fields(cls: type[Explanation]) -> dict[str, Any]:
-    """The fields that a config can hold, with the library's defaults."""
+    """Fields that a config can hold, with the library's defaults."""
     return {
         field.name: field.default
         for field in dataclasses.fields(cls)
@@ -181,7 +183,7 @@ def _fields(cls: type[Explanation]) -> dict[str, Any]:
 
 
 def _required(cls: type[Explanation]) -> list[str]:
-    """The fields without a default: arrays and functions."""
+    """Names of the fields without a default: arrays and functions."""
     return [
         field.name
         for field in dataclasses.fields(cls)
@@ -190,7 +192,7 @@ def _required(cls: type[Explanation]) -> list[str]:
 
 
 def _parse_norms(norms: str, prefix: str) -> tuple[str, int]:
-    """`"probes:8"` as `("probes", 8)`; 0 where there is no number."""
+    """Parses `"probes:8"` as `("probes", 8)`; the count is 0 if there is none."""
     kind, _, count = norms.partition(":")
     if norms in ("exact", "last_layer"):
         return kind, 0

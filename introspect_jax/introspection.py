@@ -1,4 +1,4 @@
-"""The heart: explanation -> class similarity -> soft target."""
+"""Soft targets from class similarity: explanation -> similarity -> target."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,36 +31,42 @@ def introspect(
     center: bool = False,
     batched: tuple[ArrayLike, ...] = (),
 ) -> SoftTarget:
-    """The soft target that a network gets from its own explanations.
+    """Computes a soft target from the network's explanations of its own outputs.
 
-    Idea: Gu, Wu and Tresp, "Introspective Learning by Distilling Knowledge from Online
-    Self-explanation", ACCV 2020. The choices of explanation, similarity, temperature
-    and support are this project's, each an option.
+    The idea is due to Gu, Wu and Tresp, "Introspective Learning by Distilling Knowledge
+    from Online Self-explanation", ACCV 2020. The choices of explanation, similarity,
+    temperature and support are specific to this project; each is an option.
 
     Args:
-      logits_fn: `(inputs, *batched) -> logits [batch, classes]`, each example on its
-        own: a BatchNorm uses its running statistics (`train=False`).
-      inputs: floating point, `[batch, ...]`.
-      labels: ints `[batch]` (-1: no label) or soft labels `[batch, classes]` (mixup).
-      explanation: an object or a name, see `explain_fn`.
-      similarity: an object or a name, see `class_similarity`.
-      temperature: of the softmax over the similarities, above 0.
-      support: `"others"` (the classes that are not the label) or `"all"`.
-      stop_gradient: the target is a constant of the loss. `False` differentiates
-        through the explanations, which needs second derivatives of the network.
-      key: see `explain_fn`, as all that follow.
-      index: the examples' numbers.
-      chunk_size: samples or steps at once.
-      class_chunk_size: classes (or probes) at once.
-      channel_axis: axis of the channels, or None.
-      center: explain `z - mean(z)`.
-      batched: further arguments of `logits_fn`, with a row for each example.
+      logits_fn: Function `(inputs, *batched) -> logits [batch, classes]` that processes
+        each example independently: BatchNorm must use its running statistics
+        (`train=False`).
+      inputs: Floating-point array `[batch, ...]`.
+      labels: Ints `[batch]` (-1 for an ignored example, whose loss and gradient are
+        exactly 0) or soft labels `[batch, classes]` (mixup).
+      explanation: `Explanation` object or name, see `explain_fn`.
+      similarity: `Similarity` object or name, see `class_similarity`.
+      temperature: Softmax temperature, above 0.
+      support: Classes that receive probability mass: `"others"` (all classes but the
+        label) or `"all"`.
+      stop_gradient: Whether the target is a constant of the loss. `False`
+        differentiates through the explanations, which requires second derivatives of
+        the network.
+      key: Random key, see `explain_fn`.
+      index: Example numbers for the random keys, see `explain_fn`.
+      chunk_size: Number of samples or steps processed at once, see `explain_fn`.
+      class_chunk_size: Number of classes (or probes) processed at once, see
+        `class_similarity`.
+      channel_axis: Channel axis of the inputs, see `explain_fn`.
+      center: Whether to explain `z - mean(z)` instead of the logits z.
+      batched: Additional per-example arguments of `logits_fn`, see `explain_fn`.
 
     Returns:
       A `SoftTarget` for `loss_fn`.
 
     Raises:
-      ValueError: two classes with the support "others", unknown names, wrong shapes.
+      ValueError: Two classes with the support "others", unknown names, or arrays of the
+        wrong shape.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,8 +1,8 @@
 """Explanations of a classifier's outputs, and their similarity between classes.
 
-Every function takes `logits_fn(inputs) -> [batch, classes]` and arrays. Explanations
-and similarities are objects that hold their hyperparameters; one of your own is a
-subclass of `Explanation`.
+All functions take `logits_fn(inputs) -> [batch, classes]` and arrays. Explanations and
+similarities are objects that hold their hyperparameters. To define a new explanation,
+subclass `Explanation`.
 """
 
 from introspect_jax.explain.attribution import explain_fn

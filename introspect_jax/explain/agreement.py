@@ -1,7 +1,7 @@
-"""Do class similarities say what soft responses say? Rank correlations.
+"""Rank agreement between class similarities and soft responses.
 
-A similarity may know of classes (row y of a matrix would do as well), or of the single
-example; and what it knows of the example may be no more than the network's own outputs.
+Agreement is measured within examples, between class means, and for the part specific to
+each example, optionally controlling for a known array such as the network's outputs.
 """
 
 from typing import Any
@@ -19,22 +19,26 @@ def rank_agreement(
     responses: Float[ArrayLike, "examples classes"],
     labels: Integer[ArrayLike, " examples"],
 ) -> dict[str, Array]:
-    """Do similarities order the other classes as soft responses do? Spearman's rho.
+    """Spearman correlation of similarities and soft responses over the other classes.
 
     Args:
-      similarities: of `class_similarity`, `[examples, classes]`.
-      responses: e.g. a teacher's probabilities or logits, `[examples, classes]`.
-      labels: ints `[examples]`, whose own class is left out; -1: no label.
+      similarities: Class similarities, as from `class_similarity`,
+        `[examples, classes]`.
+      responses: Soft responses, e.g. a teacher's probabilities or logits,
+        `[examples, classes]`.
+      labels: Ints `[examples]`, -1 for no label. The label's class is left out of each
+        row.
 
     Returns:
-      `example`: `[examples]`, within each example; `class`: `[classes]`, within each
-      class's means over its examples (not a number for classes without examples);
-      `instance`: `[examples]`, within each example once the means of its class are
-      taken off both, which leaves what is specific to it (not a number where nothing
-      is). Not a number for examples without a label.
+      A dict of correlations. `example`: `[examples]`, within each example. `class`:
+      `[classes]`, between the means over the examples of each class; NaN for classes
+      without examples. `instance`: `[examples]`, within each example after subtracting
+      the class means from both arrays, which leaves the part specific to the example;
+      NaN if that part vanishes. `example` and `instance` are NaN for examples without a
+      label.
 
     Raises:
-      ValueError: arrays of different shapes.
+      ValueError: Arrays of different or wrong shapes, or a class out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -61,23 +65,24 @@ def agreement_beyond(
     known: Float[ArrayLike, "examples classes"],
     labels: Integer[ArrayLike, " examples"],
 ) -> Float[Array, " examples"]:
-    """What similarities know of responses that `known` does not, `[examples]`.
+    """Partial rank correlation of similarities and responses, controlling for `known`.
 
-    The partial rank correlation, within each example, of the parts specific to it:
-    `(r_sr - r_sk r_rk) / sqrt((1 - r_sk^2) (1 - r_rk^2))`.
+    `(r_sr - r_sk r_rk) / sqrt((1 - r_sk^2) (1 - r_rk^2))` with Spearman correlations r
+    within each example, of the parts specific to the example (class means subtracted).
 
     Args:
-      similarities: `[examples, classes]`.
-      responses: of a teacher, `[examples, classes]`.
-      known: e.g. the network's own logits, `[examples, classes]`.
-      labels: ints `[examples]`, whose own class is left out; -1: no label.
+      similarities: Class similarities, `[examples, classes]`.
+      responses: Soft responses of a teacher, `[examples, classes]`.
+      known: Array to control for, e.g. the network's own logits, `[examples, classes]`.
+      labels: Ints `[examples]`, -1 for no label. The label's class is left out of each
+        row.
 
     Returns:
-      `[examples]`, in [-1, 1]; not a number where a part is constant, or where two of
-      them are the same, or without a label.
+      `[examples]`, in [-1, 1]. NaN if a specific part is constant, if `known` has the
+      same or the reverse ranks as one of the other arrays, or without a label.
 
     Raises:
-      ValueError: arrays of different shapes.
+      ValueError: Arrays of different or wrong shapes, or a class out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -93,7 +98,7 @@ def agreement_beyond(
         spearman(theirs, own),
     )
     left = (1 - given_ours**2) * (1 - given_theirs**2)
-    # What rounding leaves of 0 is no scale.
+    # Values at rounding level count as 0 and give NaN.
     scale = jnp.sqrt(jnp.where(left > 1e-6, left, jnp.nan))
     return (both - given_ours * given_theirs) / scale
 
@@ -101,14 +106,14 @@ def agreement_beyond(
 def spearman(
     a: Float[ArrayLike, "rows n"], b: Float[ArrayLike, "rows n"]
 ) -> Float[Array, " rows"]:
-    """Spearman's rank correlation of rows `[rows, n]`, ties by their mean rank.
+    """Spearman's rank correlation of the rows of two arrays; ties get their mean rank.
 
     Args:
-      a: `[rows, n]`.
-      b: `[rows, n]`.
+      a: Array `[rows, n]`.
+      b: Array `[rows, n]`.
 
     Returns:
-      `[rows]`; not a number where a row is constant or holds NaN.
+      `[rows]`; NaN if a row is constant or contains NaN.
 
     Example:
       >>> import jax.numpy as jnp
@@ -121,10 +126,10 @@ def spearman(
 
 
 def _checked(labels: Any, first: Any, *others: Any) -> list[Array]:
-    """The arrays in float32 or wider, and last the labels.
+    """Returns the arrays in float32 or wider, followed by the labels.
 
     Raises:
-      ValueError: other shapes.
+      ValueError: Arrays of different or wrong shapes, or a class out of range.
     """
     arrays = [_everywhere(wide(values)) for values in (first, *others)]
     labels, shape = _everywhere(jnp.asarray(labels)), arrays[0].shape
@@ -143,8 +148,10 @@ def _checked(labels: Any, first: Any, *others: Any) -> list[Array]:
 
 
 def _everywhere(values: Array) -> Array:
-    """The values on every device of an explicit mesh: ranks need indexing, and means
-    over a class examples from all devices."""
+    """Replicates the values on every device of an explicit mesh.
+
+    Ranks require indexing, and class means require examples from all devices.
+    """
     if not is_sharded(values):
         return values
     sharding: Any = jax.sharding
@@ -155,7 +162,7 @@ def _everywhere(values: Array) -> Array:
 
 
 def _others(values: Array, labels: Array) -> Float[Array, "rows others"]:
-    """Each row without its label, the other classes in order."""
+    """Rows without the entry of their label; the other classes keep their order."""
     numbers = jnp.arange(values.shape[1] - 1, dtype=jnp.int32)[None]
     own = labels.astype(jnp.int32)[:, None]
     others = numbers + (numbers >= own).astype(jnp.int32)
@@ -164,29 +171,29 @@ def _others(values: Array, labels: Array) -> Float[Array, "rows others"]:
 
 
 def _class_means(values: Array, labels: Array) -> Float[Array, "classes classes"]:
-    """The mean row of the examples of each class; NaN for a class without any."""
+    """Mean row over the examples of each class; NaN for a class without examples."""
     rows = one_hot(labels, values.shape[1], values.dtype)
     sums = jnp.matmul(rows.T, values, precision=jax.lax.Precision.HIGHEST)
     return sums / rows.sum(0)[:, None]
 
 
 def _instance_part(values: Array, labels: Array) -> Float[Array, "examples others"]:
-    """Each row without its label, and without what its class shares."""
+    """Rows minus their class mean, without the entry of their label."""
     classes = values.shape[1]
     rows = one_hot(labels, classes, values.dtype)
     means = _class_means(values, labels)
-    # Not indexed by the labels, which a sharded array does not allow.
+    # A product instead of indexing, which sharded arrays do not support.
     seen = jnp.where(rows.sum(0)[:, None] > 0, means, 0.0)
     own = jnp.matmul(rows, seen, precision=jax.lax.Precision.HIGHEST)
     left = _others(values - own, labels)
-    # Rows that are the same for a whole class differ by rounding only.
+    # If all rows of a class are equal, the differences are only rounding errors.
     noise = 1e-5 * jnp.max(jnp.abs(values), axis=-1, keepdims=True)
     rounding = jnp.max(jnp.abs(left), -1, keepdims=True) <= noise
     return jnp.where(rounding, 0.0, left)
 
 
 def _centred_ranks(values: Any) -> Float[Array, "rows n"]:
-    # Late: it brings SciPy's statistics along, which importing the package does not.
+    # Imported here because it imports `scipy.stats`, which is slow.
     from jax.scipy.stats import rankdata
 
     ranks: Array = rankdata(_everywhere(jnp.asarray(values)), axis=-1)

@@ -27,44 +27,49 @@ def explain_fn(
     center: bool = False,
     batched: tuple[ArrayLike, ...] = (),
 ) -> Float[Array, " batch *map"]:
-    """Explanations of the chosen outputs, signed and as large as the inputs.
+    """Explains the chosen outputs of a function.
 
-    Never jitted inside and free of state, so it composes with `jax.jit`, `vmap`,
-    `grad`, `shard_map` and sharded arrays. No absolute value, reduction or clipping
-    unless the explanation asks for it.
+    Maps are signed unless the explanation says otherwise. Gradient-based maps have the
+    shape of the inputs; class activation maps and pooled maps are smaller. No absolute
+    value, reduction or clipping is applied unless the explanation asks for it.
+
+    The function is pure and does not call `jax.jit`, so it composes with `jax.jit`,
+    `vmap`, `grad`, `shard_map` and sharded arrays.
 
     Args:
-      logits_fn: `(inputs, *batched) -> logits [batch, classes]`, each example on its
-        own, for any batch size: samples and steps are folded into the batch.
-      inputs: floating point, `[batch, ...]`, any layout.
-      target: what to explain: an int; ints `[batch]` or `[batch, m]`, where -1 stands
-        for "no label" and gives a map of zeros; `"all"`; `"top:m"`; vectors `[batch,
-        classes]`; or a function of the logits to scores `[batch]`, such as
-        `targets.contrast` and `targets.log_probability` make.
-      explanation: an object of `introspect_jax.explain` or of your own (`Explanation`
-        says how), or the name of one, short for the object with its defaults:
-        `"gradient"`, `"gradient_x_input"`, `"smoothgrad"`, `"smoothgrad_squared"`,
-        `"vargrad"`, `"integrated_gradients"`.
-      key: random key, for explanations that sample. Each example's own key folds in its
-        number, so the result does not depend on how a batch was cut.
-      index: the examples' numbers for their keys; 0, 1, ... by default.
-      chunk_size: samples or steps at once, None for all. Memory grows with it; the
-        result does not depend on it.
-      class_chunk_size: targets explained at once, None for all.
-      channel_axis: axis of the channels in the inputs (and in feature maps): -1 for
-        `[batch, h, w, c]`, 1 for `[batch, c, h, w]`, None for none.
-      center: explain `z - mean(z)`, which drops what a softmax cannot see.
-      batched: arrays with a row for each example, such as masks, further arguments of
-        `logits_fn`. They are repeated along with the inputs.
+      logits_fn: Function `(inputs, *batched) -> logits [batch, classes]` that processes
+        each example independently and accepts any batch size: samples and steps are
+        folded into the batch.
+      inputs: Floating-point array `[batch, ...]`, in any layout.
+      target: Outputs to explain: an int; ints `[batch]` or `[batch, m]`, where -1
+        stands for "no label" and gives a map of zeros; `"all"`; `"top:m"`; vectors
+        `[batch, classes]`; or a function from logits to scores `[batch]`, such as those
+        returned by `targets.contrast` and `targets.log_probability`.
+      explanation: `Explanation` object, built-in or user-defined, or the name of one
+        with its default hyperparameters: `"gradient"`, `"gradient_x_input"`,
+        `"smoothgrad"`, `"smoothgrad_squared"`, `"vargrad"` or `"integrated_gradients"`.
+      key: Random key, for explanations that sample. It is folded with each example's
+        number, so the result does not depend on how the data are split into batches.
+      index: Ints `[batch]`, the example numbers for the random keys; 0, 1, ... by
+        default.
+      chunk_size: Number of samples or steps processed at once; None for all. Memory
+        grows with it; the result does not depend on it.
+      class_chunk_size: Number of targets explained at once; None for all.
+      channel_axis: Channel axis of the inputs (and of feature maps): -1 for
+        `[batch, h, w, c]`, 1 for `[batch, c, h, w]`, None if there are no channels.
+      center: Whether to explain `z - mean(z)` instead of the logits z. The mean over
+        the classes does not affect the softmax.
+      batched: Arrays with one row per example, such as masks, passed to `logits_fn` as
+        additional arguments. They are repeated along with the inputs.
 
     Returns:
-      `[batch, ...]` in the dtype of the inputs, or `[batch, m, ...]` for several
-      targets an example (`m = classes` for `"all"`).
+      Maps `[batch, ...]` in the dtype of the inputs, or `[batch, m, ...]` for several
+      targets per example (`m = classes` for `"all"`).
 
     Raises:
-      ValueError: an unknown name, integer inputs, logits that are not
-        `[batch, classes]`, a class out of range, another shape, a missing `key`.
-        Under `jit` a class out of range gives NaN.
+      ValueError: An unknown name, integer inputs, logits that are not
+        `[batch, classes]`, a class out of range, arrays of the wrong shape, or a
+        missing `key`. Under `jit` a class out of range gives NaN.
 
     Example:
       >>> import jax, jax.numpy as jnp

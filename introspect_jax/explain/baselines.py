@@ -1,4 +1,4 @@
-"""What an input is compared with: named baselines, on normalised inputs."""
+"""Named baselines for explanations; inputs are assumed to be normalised."""
 
 import jax
 import jax.numpy as jnp
@@ -8,25 +8,25 @@ from introspect_jax.errors import unknown
 from introspect_jax.explain.problem import Problem, image_axes
 
 NAMES = ("zero", "mean", "blur", "uniform")
-_BLUR_SHARE = 0.2  # standard deviation of the blur, of the image's side
+_BLUR_SHARE = 0.2  # standard deviation of the blur as a fraction of the side
 
 
 def make_baseline(
     baseline: str | ArrayLike, problem: Problem
 ) -> Float[Array, " batch *dims"]:
-    """The baseline of each input.
+    """Baseline of each input.
 
     Args:
-      baseline: `"zero"` (after normalisation the mean of the data); `"mean"`, each
-        example's own mean over space, of each channel; `"blur"`, the example itself,
-        blurred over space by a Gaussian of a fifth of its side; `"uniform"`, noise
-        between the example's smallest and largest value, which needs a key; or an array
-        that broadcasts to the inputs.
-      problem: the inputs, their `channel_axis`, random key and numbers.
+      baseline: `"zero"`: the mean of the data if inputs are normalised; `"mean"`: the
+        example's own spatial mean per channel; `"blur"`: the example blurred by a
+        Gaussian with a standard deviation of a fifth of its side; `"uniform"`: uniform
+        noise between the example's smallest and largest value, which requires a key; or
+        an array that broadcasts to the inputs.
+      problem: Inputs, their `channel_axis`, random key and example numbers.
 
     Raises:
-      ValueError: an unknown name, another shape, a missing key, or inputs without
-        spatial axes.
+      ValueError: An unknown name, an array of the wrong shape, a missing key, or inputs
+        without spatial axes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,13 +68,13 @@ def make_baseline(
 
 
 def check_name(baseline: object) -> None:
-    """Raises a ValueError for a string that names no baseline."""
+    """Raises a ValueError for a string that is not a baseline name."""
     if isinstance(baseline, str) and baseline not in NAMES:
         raise ValueError(unknown("baseline", baseline, (*NAMES, "or an array")))
 
 
 def _blur(images: Array, axis: int) -> Array:
-    """A Gaussian along one axis; weights outside of the image are left out."""
+    """Gaussian blur along one axis; weights are renormalised at the image border."""
     side = images.shape[axis]
     place = jnp.arange(side, dtype=images.dtype)
     deviation = _BLUR_SHARE * side

@@ -1,4 +1,7 @@
-"""Explanations of feature maps: linear in their gradient, without the final ReLU."""
+"""Class activation maps, linear in the gradient of the feature maps.
+
+The final ReLU is not applied; see `ReLU`.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,18 +17,18 @@ from introspect_jax.explain.problem import Problem
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _FeatureMaps(Explanation):
-    """What the classes below share.
+    """Base class of class activation maps.
 
     Attributes:
-      features_fn: inputs -> feature maps `[batch, h, w, c]`.
-      head_fn: feature maps -> logits `[batch, classes]`.
+      features_fn: Function from inputs to feature maps `[batch, h, w, c]`.
+      head_fn: Function from feature maps to logits `[batch, classes]`.
     """
 
     features_fn: Callable[..., Any]
     head_fn: Callable[..., Any]
 
     def features(self, problem: Problem) -> Problem:
-        """The rest of the network at the feature maps, in place of all of it."""
+        """Problem of explaining `head_fn` at the feature maps."""
         name = type(self).__name__
         inputs = problem.inputs.astype(problem.dtype)
         maps = jnp.asarray(self.features_fn(inputs, *problem.batched))
@@ -46,17 +49,17 @@ class _FeatureMaps(Explanation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GradCAM(_FeatureMaps):
-    """Channels of the feature maps, weighted by their mean gradient and summed.
+    """Sum over channels of the feature maps, weighted by their mean gradient.
 
     `sum_c h_c mean_space (J(h)^T c)_c` for feature maps h (Selvaraju et al. 2017),
-    without the paper's final ReLU: for that see `ReLU`. As captum's `LayerGradCam`, it
-    has one channel and the size of the feature maps.
+    without the paper's final ReLU; see `ReLU` for that. Like captum's `LayerGradCam`,
+    the map has one channel and the spatial size of the feature maps.
 
     Attributes:
-      features_fn: inputs -> feature maps `[batch, h, w, c]`, the channels at the
-        `channel_axis` of the call. It is called with the arrays of `batched` too, like
-        `logits_fn`.
-      head_fn: feature maps -> logits `[batch, classes]`, such that
+      features_fn: Function from inputs to feature maps `[batch, h, w, c]`, with the
+        channels at the `channel_axis` of the call. Like `logits_fn`, it also receives
+        the arrays of `batched`.
+      head_fn: Function from feature maps to logits `[batch, classes]`, such that
         `logits_fn(x) = head_fn(features_fn(x))`.
 
     Example:
@@ -90,15 +93,15 @@ class GradCAM(_FeatureMaps):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HiResCAM(_FeatureMaps):
-    """Feature maps times their gradient, summed over channels.
+    """Sum over channels of the feature maps times their gradient.
 
     `sum_c h_c (J(h)^T c)_c` for feature maps h (Draelos and Carin 2020), without a
-    ReLU: where Grad-CAM averages the gradient over space, this keeps it. Both agree for
-    a network that ends in global average pooling and a linear layer.
+    ReLU. Grad-CAM averages the gradient over space; HiResCAM does not. Both agree for a
+    network that ends in global average pooling and a linear layer.
 
     Attributes:
-      features_fn: see `GradCAM`.
-      head_fn: see `GradCAM`.
+      features_fn: See `GradCAM`.
+      head_fn: See `GradCAM`.
 
     Example:
       >>> import jax.numpy as jnp

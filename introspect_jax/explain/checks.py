@@ -1,4 +1,4 @@
-"""Is a function fit to be explained?"""
+"""Check that a function can be explained."""
 
 from collections.abc import Callable
 
@@ -15,18 +15,19 @@ def check_independent(
 ) -> None:
     """Checks that no output depends on another example; call it once, before training.
 
-    Explanations of a whole batch are taken in one backward pass, which mixes examples
-    where their outputs do. The usual cause is a BatchNorm in train mode.
+    A single backward pass explains a whole batch, which is only correct if the outputs
+    of each example depend on that example alone. The usual cause of a failure is
+    BatchNorm in training mode.
 
     Args:
-      logits_fn: inputs -> logits `[batch, classes]`.
-      inputs: `[batch, ...]`, at least 2 examples, concrete.
-      tolerance: largest change of a logit that is put down to rounding, relative to the
+      logits_fn: Function from inputs to logits `[batch, classes]`.
+      inputs: Concrete array `[batch, ...]` of at least 2 examples.
+      tolerance: Largest change of a logit that counts as rounding, relative to the
         largest logit.
 
     Raises:
-      ValueError: fewer than 2 examples, outputs that are not finite, or that depend on
-        each other.
+      ValueError: Fewer than 2 examples, outputs that are not finite, or outputs that
+        depend on other examples.
     """
     inputs = jnp.asarray(inputs)
     if len(inputs) < 2:
@@ -39,7 +40,7 @@ def check_independent(
             "logits_fn gives values that are not finite; are the inputs scaled, and by "
             "numbers that are not too large or small?"
         )
-    # The first half stays; the others become something else entirely.
+    # Keep the first half of the batch and replace the second.
     half = len(inputs) // 2
     others = inputs.at[half:].set(3.0 * inputs[half:][::-1] + 1.0)
     again = np.asarray(logits_fn(others), np.float64)

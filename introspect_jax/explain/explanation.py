@@ -1,4 +1,4 @@
-"""What an explanation is: one flag and one function."""
+"""Base class of explanations."""
 
 import abc
 import dataclasses
@@ -10,20 +10,20 @@ from introspect_jax.explain.tree import TreeNode
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation(TreeNode, abc.ABC):
-    """An explanation method with its hyperparameters; every built-in one is a subclass.
+    """An explanation and its hyperparameters; base class of all explanations.
 
-    A subclass is a frozen dataclass that says two things:
+    A subclass is a frozen dataclass that defines two members:
 
     * `linear`: whether its maps are linear in the output cotangent. The class
-      similarity of a linear explanation costs one map and its transpose, whatever the
-      number of classes; any other explains every class.
+      similarity of a linear explanation requires one map and its transpose, regardless
+      of the number of classes; any other explanation is computed for every class.
     * `bind(problem)`: the explanation at fixed inputs, as a `Map` from cotangents
-      `[m, batch, classes]` to maps `[m, batch, ...]`. A sum of weighted gradients is a
-      `GradientSum(problem, points, count)`, which takes care of chunks and of the
-      transpose; anything else is `Map(problem, function)`.
+      `[m, batch, classes]` to maps `[m, batch, ...]`. For a sum of weighted gradients,
+      return `GradientSum(problem, points, count)`, which implements chunking and the
+      transpose; otherwise return `Map(problem, function)`.
 
-    `examples/own_explanation.py` defines one of each kind. They work with every
-    similarity, norm, chunk size, metric and picture.
+    `examples/own_explanation.py` defines one of each kind. Both work with every
+    similarity, chunk size, metric and picture; norms apply to linear ones.
 
     Example:
       >>> import dataclasses, jax, jax.numpy as jnp
@@ -53,7 +53,7 @@ class Explanation(TreeNode, abc.ABC):
 
 
 def check_count(owner: object, name: str) -> None:
-    """Raises a ValueError for a number of samples or steps that is below 1."""
+    """Raises a ValueError if an integer hyperparameter is below 1."""
     value = getattr(owner, name)
     if isinstance(value, bool) or int(value) != value or value < 1:
         kind = type(owner).__name__

@@ -1,4 +1,4 @@
-"""The gradient of the outputs, alone and times the input."""
+"""Gradients of the outputs, and gradients times the input."""
 
 import dataclasses
 
@@ -13,9 +13,9 @@ from introspect_jax.explain.problem import Problem
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Gradient(Explanation):
-    """`A c = J(x)^T c` (Simonyan et al. 2014), signed.
+    """Signed gradient `A c = J(x)^T c` (Simonyan et al. 2014).
 
-    captum's `Saliency` with `abs=False`; for its default see `Absolute`.
+    Equals captum's `Saliency(abs=False)`; captum's default is `Absolute(Gradient())`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -35,10 +35,10 @@ class Gradient(Explanation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GradientXInput(Explanation):
-    """`A c = (x - b) * J(x)^T c` (Shrikumar et al. 2016).
+    """Gradient times input, `A c = (x - b) * J(x)^T c` (Shrikumar et al. 2016).
 
     Attributes:
-      baseline: b, a name or an array; see `baselines.make_baseline`.
+      baseline: Baseline b, a name or an array; see `baselines.make_baseline`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Explanations at fixed inputs: from output cotangents to maps, and back."""
+"""Explanations at fixed inputs: maps of output cotangents, and their transposes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +10,19 @@ from jaxtyping import Array, Float
 from introspect_jax.explain.problem import Problem, check_chunk, is_sharded, placed_like
 
 ArrayFn = Callable[[Array], Array]
-# i (an int, traced or not) -> `(x_i, m_i)`, both shaped like the inputs.
+# Function from i (a possibly traced int) to `(x_i, m_i)`, both shaped like the inputs.
 PointsFn = Callable[[Array], tuple[Array, Array]]
 _Part = Callable[[ArrayFn, Array, Array], Array]
 
 
 class Map:
-    """An explanation at fixed inputs, as `Explanation.bind` returns it.
+    """An explanation at fixed inputs, as returned by `Explanation.bind`.
 
     Args:
-      problem: what is explained.
-      function: cotangents `[m, batch, classes]` -> maps `[m, batch, ...]`. Where it is
-        linear and consists of operations that JAX can transpose, `transpose` follows.
+      problem: Function and inputs to explain.
+      function: Function from cotangents `[m, batch, classes]` to maps
+        `[m, batch, ...]`. If it is linear and consists of operations that JAX can
+        transpose, `transpose` is derived from it.
     """
 
     def __init__(self, problem: Problem, function: ArrayFn) -> None:
@@ -31,7 +32,7 @@ class Map:
     def __call__(
         self, cotangents: Float[Array, "m batch classes"]
     ) -> Float[Array, "m batch *map"]:
-        """The maps of cotangents."""
+        """Computes the maps of the cotangents."""
         return self._function(cotangents)
 
     @property
@@ -42,22 +43,22 @@ class Map:
     def transpose(
         self, maps: Float[Array, "m batch *map"]
     ) -> Float[Array, "m batch classes"]:
-        """The transposed map: maps -> cotangents.
+        """Applies the transpose, from maps to cotangents.
 
         Raises:
-          ValueError: it is not linear.
+          ValueError: The map is not linear.
         """
         outputs = self.problem.outputs
         like = type_of(lambda c: jnp.broadcast_to(c, (len(maps), *c.shape)), outputs)
         return _transposed(self, like, maps)
 
     def then(self, post: ArrayFn) -> "Map":
-        """This map, followed by `post`: maps `[batch, ...]` -> maps `[batch, ...]`."""
+        """This map followed by `post`, a function of maps `[batch, ...]`."""
         return _Then(self, post)
 
 
 class _Then(Map):
-    """One map after another; transposed one by one, so each keeps its own way."""
+    """A map followed by a function; its transpose applies the transpose of each."""
 
     def __init__(self, first: Map, post: ArrayFn) -> None:
         super().__init__(first.problem, lambda c: jax.vmap(post)(first(c)))
@@ -79,11 +80,12 @@ class GradientSum(Map):
     """`A c = s sum_i m_i * J(x_i)^T c` and its transpose, in bounded memory.
 
     Args:
-      problem: whose outputs are differentiated; its `chunk_size` is how many points are
-        taken at once.
-      points: i -> `(x_i, m_i)`, point and multiplier, both shaped like the inputs.
-      count: how many points there are.
-      scale: s.
+      problem: Function to differentiate and its inputs; `chunk_size` is the number of
+        points processed at once.
+      points: Function from i to `(x_i, m_i)`, point and multiplier, both shaped like
+        the inputs.
+      count: Number of points.
+      scale: Scale factor s.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class GradientSum(Map):
         self._points, self._count, self._scale = points, count, scale
         self._whole = None
         if (problem.chunk_size or count) >= count:
-            # One forward pass, whose residuals serve the map and its transpose.
+            # One forward pass, whose residuals are shared by the map and its transpose.
             self._whole = self._linearize(jnp.arange(count))
 
     @property
@@ -103,14 +105,14 @@ class GradientSum(Map):
     def moment(
         self, cotangents: Float[Array, "m batch classes"], power: int
     ) -> Float[Array, "m batch *map"]:
-        """`s sum_i (m_i * J(x_i)^T c)^power` of each cotangent."""
+        """`s sum_i (m_i * J(x_i)^T c)^power` for each cotangent."""
 
         def part(pull: ArrayFn, multipliers: Array, outputs: Array) -> Array:
             def one(cotangent: Array) -> Array:
                 return pull(jnp.broadcast_to(cotangent[:, None], outputs.shape))
 
-            # A product and a sum over n would do, but XLA 0.10.2 compiles those to
-            # wrong numbers on CPUs for m > 2.
+            # Not a product and a sum over n: XLA 0.10.2 compiles them to wrong results
+            # on CPU for m > 2.
             gradients = _each(one, cotangents)
             return jnp.einsum(
                 "bn...,mbn...->mb...", multipliers**power, gradients**power
@@ -134,7 +136,11 @@ class GradientSum(Map):
     def _linearize(
         self, numbers: Array, after: Array | None = None
     ) -> tuple[ArrayFn, Array, Array]:
-        """Cotangents `[batch, n, classes]` -> gradients; multipliers and outputs."""
+        """Returns the VJP function at some points, with their multipliers and outputs.
+
+        The VJP maps cotangents `[batch, n, classes]` to gradients. If `after` is an
+        array, the computation waits for it, see `wait_for`.
+        """
         if after is not None:
             numbers = wait_for(after, numbers)
         points, multipliers = jax.vmap(self._points, out_axes=1)(numbers)
@@ -149,13 +155,14 @@ class GradientSum(Map):
     def _over_points(self, part: _Part, first: Array) -> Array:
         """`s` times the sum of `part` over chunks of points.
 
-        In chunks nothing is kept from one to the next, nor between the map and its
-        transpose: each makes its forward pass again, so memory does not grow with n.
-        Unrolled on CPU, where convolutions inside loops are many times slower.
+        With chunks, nothing is stored between chunks or between the map and its
+        transpose: the forward pass is repeated, so memory does not grow with the number
+        of points. The loop is unrolled on CPU, where convolutions inside loops are many
+        times slower.
 
         Args:
-          part: `(pull, multipliers, outputs) -> array`.
-          first: known before the first chunk.
+          part: Function `(pull, multipliers, outputs) -> array`.
+          first: Array that the first chunk waits for.
         """
         if self._whole is not None:
             return self._scale * part(*self._whole)
@@ -183,16 +190,16 @@ def in_chunks(
     class_chunk_size: int | None,
     reduce: Callable[[Array], Any],
 ) -> list[Any]:
-    """What `reduce` makes of the maps `[batch, chunk, ...]` of each chunk in turn.
+    """Applies `reduce` to the maps `[batch, chunk, ...]` of each chunk of targets.
 
     Args:
-      explained: the explanation.
-      cotangents: of m targets.
-      class_chunk_size: how many of m at once; None for all.
-      reduce: maps to arrays; only these outlive a chunk.
+      explained: Explanation at fixed inputs.
+      cotangents: Cotangents of m targets.
+      class_chunk_size: Number of targets explained at once; None for all.
+      reduce: Function from maps to arrays; only its results are kept.
 
     Raises:
-      ValueError: a size below 1.
+      ValueError: A chunk size below 1.
     """
     check_chunk("class_chunk_size", class_chunk_size)
     size = class_chunk_size or max(cotangents.shape[1], 1)
@@ -206,22 +213,22 @@ def in_chunks(
 
 
 def wait_for(after: Array, values: Array) -> Array:
-    """The same values, but not before `after` is known.
+    """Returns `values` with a data dependency on `after`, to delay later computations.
 
-    Compilers would share passes between chunks, or take all of them first, and with
-    them the memory that chunks are there to save; `optimization_barrier` is gone by the
-    time they schedule. What is added is 0, whatever `after` holds; compilers do not
-    know it, since 0 times a number that is not finite is not 0.
+    Without it, compilers share passes between chunks or schedule all of them first,
+    which uses the memory that chunking is meant to save; `optimization_barrier` is
+    removed before scheduling. The added term is always 0, but compilers do not simplify
+    it, because 0 times a non-finite number is not 0.
     """
     zero = jnp.sum(0 * jnp.nan_to_num(jax.lax.stop_gradient(after)))
     return values + zero.astype(values.dtype)
 
 
 def _each(function: ArrayFn, values: Array) -> Array:
-    """`function` of each entry of the first axis, all at once where that is possible.
+    """Applies `function` to each entry along the first axis, vectorised if possible.
 
-    Over examples sharded on an explicit mesh it is not: a convolution of several
-    batches at once folds them into one, with the examples in the second place.
+    Examples sharded on an explicit mesh are processed one entry at a time: a vectorised
+    convolution folds several batches into one, with the examples on the second axis.
     """
     results: Array
     if len(values) > 1 and is_sharded(values):
@@ -232,7 +239,7 @@ def _each(function: ArrayFn, values: Array) -> Array:
 
 
 def type_of(function: ArrayFn, argument: Any) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and sharding of what a function returns."""
+    """Shape, dtype and sharding of the output of a function."""
     kind: jax.ShapeDtypeStruct = jax.eval_shape(function, argument)
     return kind
 
@@ -241,7 +248,7 @@ def _transposed(function: ArrayFn, like: jax.ShapeDtypeStruct, values: Array) ->
     """`function^T values`, with `function` linear in an argument like `like`.
 
     Raises:
-      ValueError: it is not linear.
+      ValueError: The function is not linear.
     """
     try:
         transposed: Array = jax.linear_transpose(function, like)(values)[0]

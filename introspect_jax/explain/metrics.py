@@ -1,9 +1,11 @@
-"""Are explanations faithful, specific and stable? Scores per example, on the device.
+"""Metrics of explanations: faithfulness, class specificity and stability.
 
-Each metric is a pure function that returns one number for each example, `[batch]`.
-Those of maps are called as `metric(logits_fn, inputs, target, maps, ...)`; those that
-explain again, at other inputs or with other parameters, as `metric(logits_fn, inputs,
-target, explanation, ...)`. `mean_interval` sums them up.
+Metrics are pure functions that return one number per example, `[batch]`
+(`parameter_randomisation`: per layer and example, `[layers, batch]`). Metrics of given
+maps are called as `metric(logits_fn, inputs, target, maps, ...)`. Metrics that compute
+explanations at other inputs or with other parameters are called as
+`metric(logits_fn, inputs, target, explanation, ...)`. `mean_interval` summarises the
+values over examples.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +37,7 @@ __all__ = [
     "random_logit_similarity",
 ]
 
-# An int, ints `[batch]`, or a function of the logits to scores `[batch]`.
+# An int, ints `[batch]`, or a function from logits to scores `[batch]`.
 OneTarget = ArrayLike | Score
 
 
@@ -49,20 +51,21 @@ def mean_interval(
     """Mean of per-example scores with its percentile bootstrap interval (Efron 1979).
 
     Args:
-      values: `[examples]`; those that are not a number (a correlation with a constant)
-        are left out and do not count.
-      level: of the interval, in (0, 1).
-      resamples: of the examples, with replacement.
-      seed: of the resamples.
+      values: Scores `[examples]`; NaN values (e.g. correlations with a constant) are
+        excluded.
+      level: Confidence level of the interval, in (0, 1).
+      resamples: Number of bootstrap resamples.
+      seed: Random seed of the resampling.
 
     Returns:
-      `mean`, `low`, `high` and `count`; not a number where nothing is left.
+      A dict with `mean`, `low`, `high` and `count`, the number of scores that are not
+      NaN. Without any, the other values are NaN.
 
     Example:
       >>> mean_interval([1.0, 1.0, float("nan")])
       {'mean': 1.0, 'low': 1.0, 'high': 1.0, 'count': 2}
     """
-    # Late: it takes half a second to import.
+    # Imported here because it takes half a second.
     from scipy import stats
 
     kept = np.asarray(values, np.float64).ravel()
@@ -70,7 +73,7 @@ def mean_interval(
     if not len(kept):
         return {"mean": np.nan, "low": np.nan, "high": np.nan, "count": 0}
     mean = low = high = float(kept.mean())
-    if np.ptp(kept) > 0:  # otherwise there is nothing to resample
+    if np.ptp(kept) > 0:  # constant scores need no resampling
         low, high = stats.bootstrap(
             (kept,),
             np.mean,
@@ -95,30 +98,33 @@ def deletion(
     chunk_size: int | None = None,
     batched: tuple[ArrayLike, ...] = (),
 ) -> Float[Array, " batch"]:
-    """Area under the probability of a class as the most important pixels go.
+    """Area under a class's probability as the most important pixels are removed.
 
     Petsiuk et al. 2018 (RISE). Pixels are ranked by the explanation, summed over
-    channels, and set to the baseline in `num_steps` equal parts; the area is the
-    trapezoid's over `[0, 1]`. Low is faithful.
+    channels, and set to the baseline in `num_steps` equal parts. The area over `[0, 1]`
+    is computed with the trapezoidal rule. Lower is better.
 
     Args:
-      logits_fn: `(inputs, *batched) -> logits [batch, classes]`.
-      inputs: images `[batch, h, w, c]`, or any other layout that `channel_axis` names:
-        grey images `[batch, h, w]` and volumes have `channel_axis=None`.
-      target: int or ints `[batch]`, the class; -1 gives NaN.
-      maps: explanations, shaped like the inputs or with one channel.
-      num_steps: parts, at least 1; `num_steps + 1` forward passes.
-      baseline: what pixels are set to, see `baselines.make_baseline`.
-      channel_axis: of the inputs and the maps; None without channels.
-      chunk_size: forward passes at once; None folds all of them into one batch.
-      batched: arrays with a row for each example, further arguments of `logits_fn`.
+      logits_fn: Function `(inputs, *batched) -> logits [batch, classes]`.
+      inputs: Images `[batch, h, w, c]`, or another layout described by `channel_axis`;
+        greyscale images `[batch, h, w]` and volumes require `channel_axis=None`.
+      target: Class, an int or ints `[batch]`; -1 gives NaN.
+      maps: Explanations, shaped like the inputs or with one channel.
+      num_steps: Number of parts, at least 1; there are `num_steps + 1` forward passes.
+      baseline: Values of removed pixels, see `baselines.make_baseline`.
+      channel_axis: Channel axis of the inputs and the maps; None if there are no
+        channels.
+      chunk_size: Number of forward passes computed at once; None folds all of them into
+        one batch.
+      batched: Arrays with one row per example, passed to `logits_fn` as additional
+        arguments.
 
     Returns:
       `[batch]`, in [0, 1].
 
     Raises:
-      ValueError: maps that do not fit the inputs, a layout that `channel_axis` does not
-        fit, or a class out of range.
+      ValueError: Maps of the wrong shape, a layout that contradicts `channel_axis`, or
+        a class out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -147,27 +153,27 @@ def insertion(
     chunk_size: int | None = None,
     batched: tuple[ArrayLike, ...] = (),
 ) -> Float[Array, " batch"]:
-    """Area under the probability of a class as the most important pixels come.
+    """Area under a class's probability as the most important pixels are inserted.
 
-    As `deletion`, but from the baseline (by default the blurred image) to the image.
-    High is faithful.
+    Like `deletion`, but from the baseline (by default the blurred image) to the image.
+    Higher is better.
 
     Args:
-      logits_fn: see `deletion`, as all that follow.
-      inputs: `[batch, h, w, c]`, or as `channel_axis` says.
-      target: int or ints `[batch]`.
-      maps: explanations.
-      num_steps: parts.
-      baseline: what the image starts from.
-      channel_axis: of the inputs and the maps.
-      chunk_size: forward passes at once.
-      batched: further arguments of `logits_fn`.
+      logits_fn: See `deletion`.
+      inputs: See `deletion`.
+      target: See `deletion`.
+      maps: See `deletion`.
+      num_steps: See `deletion`.
+      baseline: Initial image, see `baselines.make_baseline`.
+      channel_axis: See `deletion`.
+      chunk_size: See `deletion`.
+      batched: See `deletion`.
 
     Returns:
       `[batch]`, in [0, 1].
 
     Raises:
-      ValueError: as `deletion`.
+      ValueError: See `deletion`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -192,23 +198,24 @@ def completeness_error(
     channel_axis: int | None = -1,
     batched: tuple[ArrayLike, ...] = (),
 ) -> Float[Array, " batch"]:
-    """`sum(A) - (f(x) - f(b))`, captum's convergence delta.
+    """Completeness error `sum(A) - (f(x) - f(b))`, captum's convergence delta.
 
     Args:
-      logits_fn: `(inputs, *batched) -> logits [batch, classes]`.
-      inputs: `[batch, ...]`.
-      target: int, ints `[batch]`, or a function of logits to scores `[batch]`.
-      maps: explanations `[batch, ...]` of the target.
-      baseline: that of the explanations, see `baselines.make_baseline`; it must not be
-        random.
-      channel_axis: of the inputs, for baselines that depend on it.
-      batched: arrays with a row for each example, further arguments of `logits_fn`.
+      logits_fn: Function `(inputs, *batched) -> logits [batch, classes]`.
+      inputs: Array `[batch, ...]`.
+      target: An int, ints `[batch]`, or a function from logits to scores `[batch]`.
+      maps: Explanations `[batch, ...]` of the target.
+      baseline: Baseline of the explanations, see `baselines.make_baseline`; it must not
+        be random.
+      channel_axis: Channel axis of the inputs, for baselines that depend on it.
+      batched: Arrays with one row per example, passed to `logits_fn` as additional
+        arguments.
 
     Returns:
       `[batch]`, in units of the logits; NaN for the class -1.
 
     Raises:
-      ValueError: maps of another batch, or a class out of range.
+      ValueError: Maps with another batch size than the inputs, or a class out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -296,7 +303,7 @@ def _area(
 
 
 def _picked(values: Array, target: Any) -> Array:
-    """The column of the target of each row of `[batch, classes]`; NaN for -1."""
+    """Entry of the target in each row of `[batch, classes]`; NaN for -1."""
     batch = len(values)
     target = jnp.asarray(target)
     if target.shape not in ((), (batch,)) or not is_integer(target):

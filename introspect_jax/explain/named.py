@@ -1,4 +1,4 @@
-"""Names that stand for explanations and similarities with their defaults."""
+"""Names of explanations and similarities with default hyperparameters."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ _Node = TypeVar("_Node", bound=TreeNode)
 
 
 def as_explanation(explanation: str | Explanation) -> Explanation:
-    """The explanation that a name stands for; an object is itself.
+    """Returns the explanation of a name; objects are returned unchanged.
 
     Raises:
-      ValueError: an unknown name, or one that needs more than its defaults.
+      ValueError: An unknown name, or an explanation with required arguments.
     """
     if isinstance(explanation, Explanation):
         return explanation
@@ -44,10 +44,10 @@ def as_explanation(explanation: str | Explanation) -> Explanation:
 
 
 def as_similarity(similarity: str | Similarity) -> Similarity:
-    """The similarity that a name stands for; an object is itself.
+    """Returns the similarity of a name; objects are returned unchanged.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: An unknown name.
     """
     if isinstance(similarity, Similarity):
         return similarity

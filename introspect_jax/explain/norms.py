@@ -19,14 +19,15 @@ from introspect_jax.explain.targets import every_class
 class LastLayer(Norms):
     """Exact norms from the explanations of the d features before a linear last layer.
 
-    With G their Gram matrix and `w_k` the columns of the kernel, `<a_k, a_l>` is
-    `w_k^T G w_l`: d maps in place of K, for networks with fewer features than classes.
+    With the Gram matrix G of these explanations and the kernel's columns `w_k`,
+    `<a_k, a_l> = w_k^T G w_l`. This requires d maps instead of K, for networks with
+    fewer features than classes.
 
     Attributes:
-      features_fn: inputs -> features `[batch, d]`, such that
-        `logits_fn(x) = features_fn(x) @ kernel + bias`. It is called with the arrays of
-        `batched` too, like `logits_fn`.
-      kernel: of the last layer, `[d, classes]`.
+      features_fn: Function from inputs to features `[batch, d]`, such that
+        `logits_fn(x) = features_fn(x) @ kernel + bias`. Like `logits_fn`, it also
+        receives the arrays of `batched`.
+      kernel: Weights of the last layer, `[d, classes]`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,19 +77,19 @@ class LastLayer(Norms):
             kernel = kernel - kernel.mean(axis=-1, keepdims=True)
         weighted = jnp.einsum("bij,jk->bik", gram, kernel)
         inner = jnp.einsum("ik,bil,bl->bk", kernel, weighted, comparison.labels)
-        # G is positive semidefinite; rounding is not.
+        # G is positive semidefinite, but rounding can make the norms negative.
         return inner, jnp.maximum(jnp.einsum("ik,bik->bk", kernel, weighted), 0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Probes(Norms):
-    """Estimates `n_k = mean_i (A^T v_i)_k^2` with random signs `v_i`.
+    """Stochastic estimates `n_k = mean_i (A^T v_i)_k^2` with random signs `v_i`.
 
-    Beside one map and its transpose it takes `count` more transposes; the relative
-    standard deviation of an estimate is about `sqrt(2 / count)`. Needs `key`.
+    Requires `key`, and `count` transposes in addition to one map and its transpose. The
+    relative standard deviation of an estimate is about `sqrt(2 / count)`.
 
     Attributes:
-      count: of probes.
+      count: Number of probes.
 
     Example:
       >>> from introspect_jax.explain import Probes
@@ -112,7 +113,7 @@ class Probes(Norms):
         like = explained.like
 
         def draw(number: Array, example_key: Array) -> Array:
-            # Beside the keys of an explanation's own samples, which start from 0.
+            # Distinct from the keys of the explanation's samples, which start at 0.
             probe = jax.random.fold_in(example_key, 2**31 - 1 - number)
             return jax.random.rademacher(probe, like.shape[1:], like.dtype)
 
@@ -129,12 +130,14 @@ class Probes(Norms):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Top(Norms):
-    """The norms of the m classes with the largest `|r_k|`; the others get their mean.
+    """Exact norms for the m classes with the largest `|r_k|`.
 
-    Beside one map and its transpose it takes m more maps.
+    All other classes get the mean of these norms, so their cosines are approximate.
+    (The mean is taken of the squared norms.) Requires m maps in addition to one map and
+    its transpose.
 
     Attributes:
-      count: m.
+      count: Number m of classes with exact norms.
 
     Example:
       >>> from introspect_jax.explain import Top
@@ -163,7 +166,7 @@ class Top(Norms):
             lambda maps: jnp.sum(flat(maps) ** 2, axis=-1),
         )
         exact = jnp.concatenate(parts, axis=1)
-        # Not put by index, which a sharded array does not allow.
+        # A mask instead of an indexed update, which sharded arrays do not support.
         chosen = rows == 1
         squares = jnp.sum(jnp.where(chosen, exact[..., None], 0.0), axis=1)
         others = exact.mean(-1, keepdims=True)

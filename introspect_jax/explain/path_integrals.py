@@ -1,4 +1,4 @@
-"""Gradients along the way from a baseline to the input."""
+"""Gradients integrated along paths from a baseline to the input."""
 
 import dataclasses
 
@@ -20,12 +20,12 @@ RULES = ("gauss_legendre", "left", "right", "middle", "trapezoid", "captum_trape
 class IntegratedGradients(Explanation):
     """`A c = (x - b) * sum_i w_i J(b + t_i (x - b))^T c` (Sundararajan et al. 2017).
 
-    With the default rule and number of steps the numbers are those of captum 0.9.0.
+    The defaults match captum 0.9.0.
 
     Attributes:
-      num_steps: of the quadrature.
-      baseline: b, a name or an array; see `baselines.make_baseline`.
-      rule: of the quadrature, see `quadrature`.
+      num_steps: Number of quadrature steps.
+      baseline: Baseline b, a name or an array; see `baselines.make_baseline`.
+      rule: Quadrature rule, see `quadrature`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,11 +67,11 @@ class IntegratedGradients(Explanation):
 class ExpectedGradients(Explanation):
     """`A c = mean_i (x - b_i) * J(b_i + t_i (x - b_i))^T c` (Erion et al. 2021).
 
-    Needs `key`: `b_i` is drawn from the baselines, `t_i` uniformly from [0, 1].
+    Requires `key`: `b_i` is drawn from the baselines, `t_i` uniformly from [0, 1].
 
     Attributes:
-      baselines: examples of the data, `[any, ...]`.
-      num_samples: n.
+      baselines: Examples to draw the baselines from, `[any, ...]`.
+      num_samples: Number of samples.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -118,18 +118,18 @@ class ExpectedGradients(Explanation):
 def quadrature(
     rule: str, steps: int
 ) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
-    """Nodes and weights of a rule on [0, 1], each `[steps]`, float64.
+    """Nodes and weights of a quadrature rule on [0, 1], each `[steps]`, float64.
 
-    The weights sum to 1 except those of `"captum_trapezoid"`, which are captum's
-    `riemann_trapezoid` and sum to `(n - 1) / n`: for comparison only.
+    The weights sum to 1, except for `"captum_trapezoid"`: captum's `riemann_trapezoid`,
+    whose weights sum to `(n - 1) / n`, is provided for comparison only.
 
     Args:
       rule: `"gauss_legendre"`, `"left"`, `"right"`, `"middle"`, `"trapezoid"` or
         `"captum_trapezoid"`.
-      steps: n, at least 1.
+      steps: Number n of nodes, at least 1.
 
     Raises:
-      ValueError: no such rule.
+      ValueError: An unknown rule.
 
     Example:
       >>> nodes, weights = quadrature("middle", 2)

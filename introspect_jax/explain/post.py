@@ -1,6 +1,6 @@
-"""What is done to the maps of another explanation; itself an explanation.
+"""Explanations that postprocess the maps of another explanation.
 
-They nest: `Absolute(Pool(ChannelSum(SmoothGrad()), 4))`.
+They can be nested: `Absolute(Pool(ChannelSum(SmoothGrad()), 4))`.
 """
 
 import abc
@@ -20,7 +20,7 @@ class PostMap(Explanation, abc.ABC):
     """A function of the maps of another explanation.
 
     Attributes:
-      explanation: of which the maps are.
+      explanation: Explanation whose maps are processed.
     """
 
     explanation: Explanation
@@ -30,7 +30,7 @@ class PostMap(Explanation, abc.ABC):
 
     @abc.abstractmethod
     def post(self, maps: Array, problem: Problem) -> Array:
-        """New maps `[batch, ...]` of maps `[batch, ...]`."""
+        """Computes the new maps `[batch, ...]` from maps `[batch, ...]`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,10 +42,11 @@ class _LinearPostMap(PostMap, abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChannelSum(_LinearPostMap):
-    """The sum over channels, which keeps an axis of length 1.
+    """Sum over channels; the channel axis is kept with length 1.
 
     Attributes:
-      explanation: any, whose maps have channels at the `channel_axis` of the call.
+      explanation: Explanation whose maps have channels at the `channel_axis` of the
+        call.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,11 +65,11 @@ class ChannelSum(_LinearPostMap):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pool(_LinearPostMap):
-    """The mean over squares of `size` pixels, along all spatial axes.
+    """Mean over blocks of `size` pixels along every spatial axis.
 
     Attributes:
-      explanation: any, whose maps have spatial axes that `size` divides.
-      size: pixels along the side of a square.
+      explanation: Explanation whose maps have spatial axes divisible by `size`.
+      size: Side length of a block in pixels.
 
     Example:
       >>> import jax.numpy as jnp
@@ -101,11 +102,11 @@ class Pool(_LinearPostMap):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mask(_LinearPostMap):
-    """The product with a mask, such as one that leaves out the background.
+    """Product with a mask, such as one that removes the background.
 
     Attributes:
-      explanation: any.
-      mask: broadcasts to the maps.
+      explanation: Explanation whose maps are masked.
+      mask: Array that broadcasts to the maps.
 
     Example:
       >>> import jax.numpy as jnp
@@ -132,12 +133,12 @@ class Mask(_LinearPostMap):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Absolute(PostMap):
-    """The absolute value: not linear in the cotangent.
+    """Absolute value; not linear in the cotangent.
 
-    `Absolute(Gradient())` is captum's `Saliency`.
+    `Absolute(Gradient())` equals captum's `Saliency` with its defaults.
 
     Attributes:
-      explanation: any.
+      explanation: Explanation whose maps are processed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -156,12 +157,12 @@ class Absolute(PostMap):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReLU(PostMap):
-    """The positive part: not linear in the cotangent.
+    """Positive part; not linear in the cotangent.
 
-    `ReLU(GradCAM(features_fn, head_fn))` is Grad-CAM as in its paper.
+    `ReLU(GradCAM(features_fn, head_fn))` is Grad-CAM as published.
 
     Attributes:
-      explanation: any.
+      explanation: Explanation whose maps are processed.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What is explained: a function at fixed inputs, and how to compute with it."""
+"""A function at fixed inputs, with the execution options of a call."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,22 +16,25 @@ Score = Callable[[Array], Array]
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A function at fixed inputs; made by `make_problem`, passed to `Explanation.bind`.
+    """A function at fixed inputs, with the execution options of a call.
+
+    Created by `make_problem` and passed to `Explanation.bind`.
 
     Attributes:
-      logits_fn: `(inputs, *batched) -> logits [batch, classes]`.
-      inputs: `[batch, ...]`, float32 or wider: what is summed and compared outside of
-        the network does not lose digits.
-      dtype: the type of the inputs that `logits_fn` is called with.
-      batched: arrays `[batch, ...]`, further arguments of `logits_fn`.
-      key: random key, or None.
-      index: int `[batch]`, the numbers of the examples, for their random keys.
-      chunk_size: samples or steps at once; None for all.
-      channel_axis: axis of the channels in the inputs; None without channels.
-      center: whether the mean over the classes is subtracted from the logits.
-      score: logits `[batch, classes]` -> `[batch]`, explained in place of the logits;
-        the outputs then have one "class".
-      outputs: shape `[batch, classes]` and dtype of the outputs.
+      logits_fn: Function `(inputs, *batched) -> logits [batch, classes]`.
+      inputs: Array `[batch, ...]`, float32 or wider, so that sums and comparisons
+        outside the network keep their precision.
+      dtype: Dtype of the inputs passed to `logits_fn`.
+      batched: Arrays `[batch, ...]`, additional arguments of `logits_fn`.
+      key: Random key, or None.
+      index: Ints `[batch]`, the example numbers for the random keys.
+      chunk_size: Number of samples or steps processed at once; None for all.
+      channel_axis: Channel axis of the inputs; None if there are no channels.
+      center: Whether the mean over the classes is subtracted from the logits.
+      score: Function from logits `[batch, classes]` to scores `[batch]`, explained
+        instead of the logits; the outputs then have a single "class". None explains the
+        logits.
+      outputs: Shape `[batch, classes]` and dtype of the outputs.
     """
 
     logits_fn: LogitsFn
@@ -57,8 +60,8 @@ class Problem:
     def logits_at(self, points: Array) -> Array:
         """Outputs `[batch, n, classes]` at n points for each input, `[batch, n, ...]`.
 
-        The points are folded into the batch with the examples first, which keeps a
-        sharded batch sharded as it is.
+        The points are folded into the batch with the examples first, which preserves
+        the sharding of the batch.
         """
         batch, count = points.shape[:2]
         repeated = tuple(
@@ -79,7 +82,7 @@ class Problem:
         try:
             logits = self.logits_fn(inputs, *batched)
         except (TypeError, ValueError) as error:
-            if count == 1:  # it fails on the batch as it is: no fault of the folding
+            if count == 1:  # fails without folding, too
                 raise
             raise ValueError(
                 f"logits_fn works for a batch of {len(self.inputs)} and fails for one "
@@ -100,7 +103,7 @@ class Problem:
         return jnp.asarray(logits)
 
     def at(self, logits_fn: LogitsFn, inputs: Any, **changes: Any) -> "Problem":
-        """The same for another function at other inputs, such as a layer's outputs."""
+        """The same problem for another function and inputs, e.g. a layer's outputs."""
         inputs = jnp.asarray(inputs)
         return dataclasses.replace(
             self,
@@ -111,18 +114,18 @@ class Problem:
         )
 
     def example_keys(self, purpose: str) -> Key[Array, " batch"] | Array:
-        """A random key for each example `[batch]`, whatever batch it is in.
+        """Random keys `[batch]` that do not depend on the batch an example is in.
 
         Raises:
-          ValueError: there is no key.
+          ValueError: `key` is None.
         """
         return example_keys(self.key, self.index, purpose)
 
     def space(self, purpose: str) -> tuple[int, ...]:
-        """The axes of the inputs that are neither batch nor channels.
+        """Axes of the inputs other than the batch and channel axes.
 
         Raises:
-          ValueError: there is none.
+          ValueError: There are no such axes.
         """
         return spatial_axes(self.inputs.shape, self.channel_axis, purpose)
 
@@ -139,12 +142,12 @@ def make_problem(
     batched: tuple[Any, ...] = (),
     score: Score | None = None,
 ) -> Problem:
-    """Checks the arguments that all functions of this room share; see `explain_fn`.
+    """Checks the arguments shared by the functions of this package; see `explain_fn`.
 
     Raises:
-      ValueError: inputs that are not one floating-point array, arguments of another
-        batch, a chunk below 1, an axis that does not exist, or a `logits_fn` that does
-        not return `[batch, classes]`.
+      ValueError: Inputs that are not a single floating-point array, arguments with
+        another batch size, a chunk size below 1, an axis out of range, or a `logits_fn`
+        that does not return `[batch, classes]`.
     """
     if not hasattr(inputs, "shape") or not hasattr(inputs, "dtype"):
         raise ValueError(
@@ -199,16 +202,16 @@ def make_problem(
 
 
 def check_chunk(name: str, size: int | None) -> None:
-    """Raises a ValueError for a number at once that is below 1."""
+    """Raises a ValueError for a chunk size below 1."""
     if size is not None and size < 1:
         raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 def example_keys(key: Any, index: Array, purpose: str) -> Array:
-    """A random key for each example `[batch]`, folded from its number.
+    """Random keys `[batch]`: `key` folded with the number of each example.
 
     Raises:
-      ValueError: there is no key.
+      ValueError: `key` is None.
     """
     if key is None:
         raise ValueError(
@@ -225,10 +228,10 @@ def example_keys(key: Any, index: Array, purpose: str) -> Array:
 def spatial_axes(
     shape: tuple[int, ...], channel_axis: int | None, purpose: str
 ) -> tuple[int, ...]:
-    """The axes that are neither the batch's nor the channels'.
+    """Axes other than the batch and channel axes.
 
     Raises:
-      ValueError: there is none.
+      ValueError: There are no such axes.
     """
     channels = None if channel_axis is None else channel_axis % len(shape)
     space = tuple(axis for axis in range(1, len(shape)) if axis != channels)
@@ -244,15 +247,16 @@ def spatial_axes(
 def image_axes(
     shape: tuple[int, ...], channel_axis: int | None, purpose: str
 ) -> tuple[int, ...]:
-    """The spatial axes of images, where their layout is not in doubt.
+    """Spatial axes of images; raises if the default layout is ambiguous.
 
     Raises:
-      ValueError: the default layout, channels last, does not fit the shape: there are
-        fewer than two spatial axes, or more channels than pixels along a side (and not
-        1 or 3), as in grey images, volumes and images with channels first.
+      ValueError: The default layout, channels last, does not match the shape: there are
+        fewer than two spatial axes, or at least as many channels as pixels along a side
+        (and not 1 or 3), as in greyscale images, volumes and images with channels
+        first.
     """
     space = spatial_axes(shape, channel_axis, purpose)
-    if channel_axis != -1:  # it was chosen
+    if channel_axis != -1:  # set by the caller
         return space
     sides, channels = [shape[axis] for axis in space], shape[-1]
     if len(space) < 2 or (channels not in (1, 3) and channels >= min(sides)):
@@ -265,20 +269,20 @@ def image_axes(
 
 
 def placed_like(like: Array, values: Array) -> Array:
-    """The values, divided between devices as `like` is.
+    """Returns the values with the sharding type of `like`.
 
-    In its type an array says over which axes of an explicit mesh it is sharded, and
-    inside `shard_map` over which it varies; a VJP takes cotangents of no other type
-    than that of the outputs.
+    The type of an array includes the axes of an explicit mesh over which it is sharded
+    and, inside `shard_map`, the axes over which it varies. A VJP only accepts
+    cotangents with the type of the outputs.
 
     Args:
-      like: an array `[batch, ...]`.
-      values: `[batch, ...]`, of the same shape or at least the same batch.
+      like: Array `[batch, ...]`.
+      values: Array `[batch, ...]` with the same shape, or at least the same batch size.
     """
     if not is_sharded(like) and not _varies(like):
         return values
-    # A zero with the type of `like`, whatever numbers that holds: `zeros_like` has
-    # another type in some versions of JAX, `reshard` needs a mesh in the context.
+    # A zero with the type of `like`, also if `like` is not finite: `zeros_like` loses
+    # the type in some versions of JAX, and `reshard` needs a mesh in the context.
     zero = 0 * jnp.nan_to_num(like)
     if values.shape != like.shape:
         zero = zero.sum(tuple(range(1, like.ndim)))
@@ -287,16 +291,16 @@ def placed_like(like: Array, values: Array) -> Array:
 
 
 def is_sharded(value: Array | jax.ShapeDtypeStruct) -> bool:
-    """Whether the type says that it is sharded, over axes of an explicit mesh."""
+    """Whether the array's type is sharded over axes of an explicit mesh."""
     kind = value if isinstance(value, jax.ShapeDtypeStruct) else jax.typeof(value)
     spec = getattr(kind.sharding, "spec", ())
     return any(axis is not None for axis in spec)
 
 
 def _varies(value: Array) -> bool:
-    """Whether the type says that it varies over axes of a mesh, in a `shard_map`."""
+    """Whether the array's type varies over mesh axes inside a `shard_map`."""
     kind = jax.typeof(value)
-    # Versions of JAX differ in where they keep this.
+    # The attribute depends on the version of JAX.
     manual = getattr(kind, "manual_axis_type", None)
     return bool(getattr(kind, "vma", None) if manual is None else manual.varying)
 

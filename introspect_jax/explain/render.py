@@ -1,4 +1,4 @@
-"""Pictures of explanations; matplotlib is imported when one is drawn."""
+"""Plots of explanations; matplotlib is only imported when a figure is created."""
 
 import io
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Red speaks for the class, blue against it, white says nothing.
+# Red is evidence for the class, blue against it, white is neutral.
 SIGNED_COLORS = "RdBu_r"
-# Beyond this a matrix with legible names would not fit on any screen.
+# Matrices with more classes and legible names would not fit on a screen.
 MOST_NAMES = 250
 
 
 def new_figure(
     rows: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple["Figure", Any]:
-    """A figure and its axes `[rows, columns]`, without pyplot's global state."""
+    """Creates a figure and axes `[rows, columns]`, without pyplot's global state."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
@@ -32,39 +32,39 @@ def new_figure(
 
 @runtime_checkable
 class Writable(Protocol):
-    """A path: `pathlib.Path`, or one of another library for other file systems."""
+    """Output path: `pathlib.Path`, or a path of a library for other file systems."""
 
     def write_bytes(self, data: bytes) -> Any:
-        """Makes the file."""
+        """Writes the file."""
 
 
 def save(figure: "Figure", path: Writable, dpi: int = 150) -> None:
-    """Writes a PNG."""
+    """Writes the figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     path.write_bytes(buffer.getvalue())
 
 
 def signed_limit(maps: np.ndarray, percentile: float = 99.5) -> float:
-    """The value at which the colours saturate: outliers do not bleach the rest."""
+    """Value at which colours saturate: a percentile, for robustness to outliers."""
     limit = float(np.percentile(np.abs(maps), percentile))
     return limit if limit > 0 else 1.0
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it is: a dollar begins a formula."""
+    """Escapes dollar signs, with which matplotlib delimits formulas."""
     return text.replace("$", r"\$")
 
 
 def draw_image(axes: "Axes", image: np.ndarray) -> None:
-    """An image uint8 `[h, w, 1 or 3]`."""
+    """Draws a uint8 image `[h, w, 1 or 3]`."""
     axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray")
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def draw_signed(axes: "Axes", explanation: np.ndarray, limit: float) -> None:
-    """An explanation `[h, w, c]`, summed over channels, zero in white."""
+    """Draws an explanation `[h, w, c]`, summed over channels, with zero in white."""
     axes.imshow(explanation.sum(-1), cmap=SIGNED_COLORS, vmin=-limit, vmax=limit)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -73,7 +73,7 @@ def draw_signed(axes: "Axes", explanation: np.ndarray, limit: float) -> None:
 def draw_overlay(
     axes: "Axes", image: np.ndarray, explanation: np.ndarray, limit: float
 ) -> None:
-    """The image in grey under its explanation, as opaque as it is strong."""
+    """Draws the explanation over the greyscale image; opacity grows with magnitude."""
     grey = image.astype(float).mean(-1)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
     total = explanation.sum(-1)
@@ -91,12 +91,12 @@ def draw_overlay(
 
 
 def matrix_side(classes: int) -> float:
-    """Inches that a matrix needs for its names to be legible."""
+    """Side length in inches at which the class names of a matrix are legible."""
     return max(6.0, 0.11 * classes) if classes <= MOST_NAMES else 9.0
 
 
 def off_diagonal_limit(*matrices: np.ndarray) -> float:
-    """Where colours saturate: the largest entry beside the diagonals."""
+    """Value at which colours saturate: the largest absolute off-diagonal entry."""
     values = [m[~np.eye(len(m), dtype=bool)] for m in matrices]
     largest = float(np.nanmax(np.abs(np.concatenate(values))))
     return largest if largest > 0 else 1.0
@@ -109,9 +109,9 @@ def draw_matrix(
     title: str,
     limit: float,
 ) -> Any:
-    """A similarity matrix `[classes, classes]`, on axes of `matrix_side` inches.
+    """Draws a similarity matrix `[classes, classes]`, on axes of `matrix_side` inches.
 
-    Returns what a colour bar is made of.
+    Returns the image, from which a colour bar can be made.
     """
     classes = len(names)
     names = tuple(plain(name) for name in names)

@@ -1,4 +1,4 @@
-"""How explanations are compared: projection, dot product, cosine."""
+"""Similarities of explanations: projection, dot product and cosine."""
 
 import abc
 import dataclasses
@@ -13,21 +13,21 @@ from introspect_jax.explain.problem import Problem
 from introspect_jax.explain.targets import every_class
 from introspect_jax.explain.tree import TreeNode
 
-# `r_k = <a_k, a_y>`, and `n_k = |a_k|^2` where it is needed, each `[batch, classes]`.
+# `r_k = <a_k, a_y>`, and `n_k = |a_k|^2` if required, each `[batch, classes]`.
 Products = tuple[Array, Array | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The explanation of every class, to be compared with that of the label.
+    """Comparison of the explanation of every class with that of the label.
 
     Attributes:
-      explanation: which one.
-      problem: what is explained.
-      explained: the explanation of it.
-      labels: `[batch, classes]`, the labels as cotangents; a soft label is compared by
-        the mixture of explanations.
-      class_chunk_size: classes explained at once; None for all.
+      explanation: Explanation with its hyperparameters.
+      problem: Function and inputs to explain.
+      explained: The explanation at these inputs.
+      labels: Labels as cotangents, `[batch, classes]`. A soft label stands for the
+        explanation of the mixture.
+      class_chunk_size: Number of classes explained at once; None for all.
     """
 
     explanation: Explanation
@@ -37,17 +37,18 @@ class Comparison:
     class_chunk_size: int | None
 
     def inner_products(self) -> Float[Array, "batch classes"]:
-        """`r_k = <a_k, a_y>`.
+        """Inner products `r_k = <a_k, a_y>`.
 
         With `A` the linear map of the explanation, `a_k = A e_k` and
-        `r_k = (A^T A e_y)_k`: one map and its transpose give all classes.
+        `r_k = (A^T A e_y)_k`: one map and its transpose give the products of all
+        classes.
         """
         if not self.explanation.linear:
             return self.all_classes()[0]
         return self.explained.transpose(self.explained(self.labels[None]))[0]
 
     def all_classes(self) -> tuple[Array, Array]:
-        """`r_k` and `n_k = |a_k|^2`, from the explanations of all classes."""
+        """`r_k` and `n_k = |a_k|^2`, computed from the explanations of all classes."""
         cotangents = every_class(self.explained)
         classes = cotangents.shape[1]
         whole = (self.class_chunk_size or classes) >= classes
@@ -69,7 +70,7 @@ class Comparison:
 
 
 def flat(maps: Array) -> Float[Array, "m n size"]:
-    """Maps `[m, n, ...]` as rows."""
+    """Flattens maps `[m, n, ...]` to rows `[m, n, size]`."""
     size = 1
     for side in maps.shape[2:]:
         size *= side
@@ -78,37 +79,40 @@ def flat(maps: Array) -> Float[Array, "m n size"]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Similarity(TreeNode, abc.ABC):
-    """How similar the explanation of every class is to that of the label.
+    """Similarity of the explanation of every class to that of the label.
 
-    A subclass is a frozen dataclass that says which products of explanations it needs,
-    and what it makes of them.
+    A subclass is a frozen dataclass that defines the required inner products of
+    explanations and computes similarities from them.
     """
 
     @property
     @abc.abstractmethod
     def passes(self) -> str:
-        """What a linear explanation is asked for; any other explains all classes."""
+        """Cost for a linear explanation; any other explains all classes."""
 
     def products(self, comparison: Comparison) -> Products:
-        """`r_k = <a_k, a_y>`, and `n_k = |a_k|^2` if `values` needs it."""
+        """`r_k = <a_k, a_y>`, and `n_k = |a_k|^2` if `values` requires it."""
         return comparison.inner_products(), None
 
     @abc.abstractmethod
     def values(
         self, inner: Array, squares: Array | None, labels: Array
     ) -> Float[Array, "batch classes"]:
-        """The similarities of the products; 0 where there is nothing to compare with.
+        """Similarities of inner products; 0 if the label's explanation vanishes.
 
         Args:
-          inner: `r_k`, `[batch, classes]`.
-          squares: `n_k`, `[batch, classes]`, as `products` returned it.
-          labels: `[batch, classes]`.
+          inner: Inner products `r_k`, `[batch, classes]`.
+          squares: Squared norms `n_k`, `[batch, classes]`, or None, as returned by
+            `products`.
+          labels: Labels, `[batch, classes]`.
         """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Projection(Similarity):
-    """`r_k / r_y` with `r_k = <a_k, a_y>`: 1 for the label itself.
+    """`r_k / r_y` with `r_k = <a_k, a_y>`.
+
+    The value is 1 for a hard label; other values may be negative or above 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -135,7 +139,7 @@ class Projection(Similarity):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dot(Similarity):
-    """`r_k = <a_k, a_y>`, in units of the explanation squared.
+    """Inner product `r_k = <a_k, a_y>`, in squared units of the explanation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -160,21 +164,21 @@ class Dot(Similarity):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Norms(TreeNode, abc.ABC):
-    """How `Cosine` gets the norms of the explanations of all classes."""
+    """Computes the norms of the explanations of all classes for `Cosine`."""
 
     @property
     @abc.abstractmethod
     def passes(self) -> str:
-        """What a linear explanation is asked for."""
+        """Cost for a linear explanation."""
 
     @abc.abstractmethod
     def products(self, comparison: Comparison) -> tuple[Array, Array]:
-        """`r_k` and `n_k = |a_k|^2`, each `[batch, classes]`, if it is linear."""
+        """`r_k` and `n_k = |a_k|^2` if it is linear, each `[batch, classes]`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Exact(Norms):
-    """The norms of the explanations of all K classes: K maps.
+    """Exact norms from the explanations of all K classes, i.e. K maps.
 
     Example:
       >>> from introspect_jax.explain import Cosine, Exact
@@ -192,10 +196,13 @@ class Exact(Norms):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cosine(Similarity):
-    """`r_k / sqrt(n_k r_y)` with `n_k = |a_k|^2`: in [-1, 1], 1 for the label itself.
+    """Cosine `r_k / sqrt(n_k r_y)` with `n_k = |a_k|^2`; 1 for a hard label.
+
+    With exact norms the values lie in [-1, 1] (for soft labels, if the explanation is
+    linear). With `Probes` or `Top` they may leave that range.
 
     Attributes:
-      norms: how `n_k` is computed: `Exact()`, `LastLayer(features_fn, kernel)`,
+      norms: Method to compute `n_k`: `Exact()`, `LastLayer(features_fn, kernel)`,
         `Probes(count)` or `Top(count)`. An explanation that is not linear always
         explains all classes.
 
@@ -230,7 +237,7 @@ class Cosine(Similarity):
         own, vanished = _own(inner, labels)
         limits = np.finfo(inner.dtype)
         vanished = vanished | (squares <= limits.tiny / limits.eps)
-        # Root by root: the product would leave the range of float32.
+        # Separate roots: the product could overflow or underflow in float32.
         scale = jnp.sqrt(jnp.where(vanished, 1.0, squares)) * jnp.sqrt(
             jnp.where(vanished, 1.0, own)
         )
@@ -240,8 +247,8 @@ class Cosine(Similarity):
 def _own(inner: Array, labels: Array) -> tuple[Array, Array]:
     """`r_y` `[batch, 1]`, and whether it is 0 up to rounding.
 
-    The threshold is relative, since the scale of gradients says nothing by itself. What
-    is not a number has not vanished: it stays what it is.
+    The threshold is relative, because the scale of gradients is arbitrary. NaN does not
+    count as 0 and is propagated.
     """
     own = jnp.sum(labels * inner, axis=-1, keepdims=True)
     limits = np.finfo(inner.dtype)

@@ -1,13 +1,14 @@
-"""Which classes does the network find alike? Inner products of explanations.
+"""Similarity of classes from inner products of their explanations.
 
 With `A` the linear map of an explanation, the explanation of class k is `a_k = A e_k`
 and
 
     r_k = <a_k, a_y> = (A^T A e_y)_k
 
-so one VJP (which gives `a_y`) and its transpose, a JVP, give the inner products with
-the explanations of *all* classes. The cost does not depend on their number.
-Transposing the VJP, unlike `jax.linearize`, also serves networks with `custom_vjp`.
+so one map, which gives `a_y`, and its transpose give the inner products with the
+explanations of *all* classes: a VJP and a JVP for each sample or step, regardless of
+the number of classes. The JVP is obtained by transposing the VJP, which, unlike
+`jax.linearize`, also supports networks with `custom_vjp`.
 """
 
 from collections.abc import Callable
@@ -40,43 +41,44 @@ def class_similarity(
     center: bool = False,
     batched: tuple[ArrayLike, ...] = (),
 ) -> Float[Array, "batch classes"]:
-    """How similar the explanation of every class is to that of the label.
+    """Similarity of the explanation of every class to that of the label.
 
     With `r_k = <a_k, a_y>` and `n_k = |a_k|^2`:
 
-    | similarity     | value                 | a linear explanation takes           |
-    | -------------- | --------------------- | ------------------------------------ |
-    | `Projection()` | `r_k / r_y`           | one VJP, one JVP                     |
-    | `Dot()`        | `r_k`                 | one VJP, one JVP                     |
-    | `Cosine()`     | `r_k / sqrt(n_k r_y)` | what its `norms` say, by default K VJPs |
+    | similarity     | value                 | cost for a linear explanation         |
+    | -------------- | --------------------- | ------------------------------------- |
+    | `Projection()` | `r_k / r_y`           | one map and its transpose             |
+    | `Dot()`        | `r_k`                 | one map and its transpose             |
+    | `Cosine()`     | `r_k / sqrt(n_k r_y)` | depends on `norms`; by default K maps |
 
-    Explanations that are not linear (absolute values, squares, ReLU) always explain
-    every class: `explanation.linear` tells, and `similarity.passes` what is taken.
+    One map and its transpose cost a VJP and a JVP for each sample or step. Explanations
+    that are not linear (absolute values, squares, ReLU) always explain every class; see
+    `explanation.linear`. `similarity.passes` describes the cost for linear ones.
 
     Args:
-      logits_fn: `(inputs, *batched) -> logits [batch, classes]`, each example on its
-        own.
-      inputs: floating point, `[batch, ...]`.
-      labels: ints `[batch]` (-1: no label), or soft labels `[batch, classes]`, of which
-        the mixture of explanations is what the others are compared with.
-      explanation: an object or a name, as in `explain_fn`.
-      similarity: an object of `introspect_jax.explain` or a name: `"projection"`,
-        `"cosine"` or `"dot"`.
-      key: random key, for explanations that sample and for `Probes`.
-      index: see `explain_fn`.
-      chunk_size: see `explain_fn`.
-      class_chunk_size: classes (or probes) at once; None for all.
-      channel_axis: see `explain_fn`.
-      center: explain `z - mean(z)`.
-      batched: see `explain_fn`.
+      logits_fn: Function `(inputs, *batched) -> logits [batch, classes]` that processes
+        each example independently.
+      inputs: Floating-point array `[batch, ...]`.
+      labels: Ints `[batch]` (-1 for no label), or soft labels `[batch, classes]`.
+        Classes are then compared with the explanation of the mixture.
+      explanation: `Explanation` object or name, see `explain_fn`.
+      similarity: `Similarity` object or a name: `"projection"`, `"cosine"` or `"dot"`.
+      key: Random key, for explanations that sample and for `Probes`.
+      index: See `explain_fn`.
+      chunk_size: See `explain_fn`.
+      class_chunk_size: Number of classes (or probes) processed at once; None for all.
+      channel_axis: See `explain_fn`.
+      center: Whether to explain `z - mean(z)` instead of the logits z.
+      batched: See `explain_fn`.
 
     Returns:
-      `[batch, classes]`, float32 or wider. A row is all zeros where the explanation of
-      its label vanishes, or there is no label, so that nothing can be compared.
+      `[batch, classes]`, float32 or wider. A row is all zeros if the explanation of its
+      label vanishes or if there is no label.
 
     Raises:
-      ValueError: unknown names, wrong shapes, a missing key, a class out of range, or a
-        backward pass that is not linear. Under `jit` a class out of range gives NaN.
+      ValueError: Unknown names, arrays of the wrong shape, a missing key, a class out
+        of range, or a backward pass that is not linear. Under `jit` a class out of
+        range gives NaN.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -119,21 +121,22 @@ def weight_row_similarity(
     *,
     center: bool = False,
 ) -> Float[Array, "batch classes"]:
-    """Similarity of the last layer's weight rows: the control that sees no input.
+    """Similarity of the last layer's weight rows, a control that ignores the inputs.
 
-    As `class_similarity` with row k of the weights for the explanation of class k.
+    Like `class_similarity`, with the weights of class k in place of its explanation.
 
     Args:
-      kernel: of the last layer, `[features, classes]`.
-      labels: ints `[batch]` or soft labels `[batch, classes]`.
-      similarity: see `class_similarity`; norms are exact.
-      center: without the mean row, as `class_similarity` does with logits.
+      kernel: Weights of the last layer, `[features, classes]`.
+      labels: Ints `[batch]` or soft labels `[batch, classes]`.
+      similarity: See `class_similarity`; norms are always exact.
+      center: Whether to subtract the mean over classes from the weights, which
+        corresponds to `center` of `class_similarity`.
 
     Returns:
-      `[batch, classes]`; zeros where the row of the label vanishes.
+      `[batch, classes]`; rows of zeros where the weights of the label vanish.
 
     Raises:
-      ValueError: an unknown similarity, or another shape.
+      ValueError: An unknown similarity, or arrays of the wrong shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -147,7 +150,7 @@ def weight_row_similarity(
     if center:
         rows = rows - rows.mean(-1, keepdims=True)
     probs = as_probs(labels, rows.shape[1]).astype(rows.dtype)
-    # HIGHEST: accelerators would multiply in bfloat16.
+    # HIGHEST: accelerators multiply in lower precision by default.
     products = jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST)
     inner = jnp.matmul(probs, products, precision=jax.lax.Precision.HIGHEST)
     squares = jnp.broadcast_to(jnp.diagonal(products)[None], inner.shape)

@@ -1,4 +1,4 @@
-"""Gradients at noisy inputs, and their moments."""
+"""Moments of gradients at noisy inputs."""
 
 import dataclasses
 
@@ -13,14 +13,14 @@ from introspect_jax.explain.problem import Problem
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _NoisyGradients(Explanation):
-    """What the three classes below share.
+    """Base class of explanations from gradients at noisy inputs.
 
     Attributes:
-      num_samples: n.
-      noise_level: standard deviation of the noise as a share of each example's
+      num_samples: Number n of noise samples.
+      noise_level: Standard deviation of the noise as a fraction of each example's
         `max - min`.
-      sigma: standard deviation in units of the inputs, in place of `noise_level`.
-      noise: `[batch, n, ...]`, added as it is in place of what would be drawn.
+      sigma: Standard deviation in units of the inputs; overrides `noise_level`.
+      noise: Noise to add instead of random samples, `[batch, n, ...]`.
     """
 
     num_samples: int = 50
@@ -32,7 +32,7 @@ class _NoisyGradients(Explanation):
         check_count(self, "num_samples")
 
     def gradients(self, problem: Problem) -> GradientSum:
-        """The mean of the gradients at the noisy inputs."""
+        """Mean of the gradients at the noisy inputs."""
         inputs = problem.inputs
         if self.noise is not None:
             noise = jnp.asarray(self.noise, inputs.dtype)
@@ -77,17 +77,17 @@ class _NoisyGradients(Explanation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SmoothGrad(_NoisyGradients):
-    """`A c = mean_i J(x + e_i)^T c`, `e_i` normal (Smilkov et al. 2017).
+    """`A c = mean_i J(x + e_i)^T c` with normal `e_i` (Smilkov et al. 2017).
 
-    The signed mean of the paper; captum's `NoiseTunnel(Saliency)` takes the mean of
-    absolute values by default. Needs `key`, unless `noise` is given.
+    The mean is signed, as in the paper; captum's `NoiseTunnel(Saliency)` averages
+    absolute values by default. Requires `key` unless `noise` is set.
 
     Attributes:
-      num_samples: n; 50 as in the paper.
-      noise_level: standard deviation of the noise as a share of each example's
-        `max - min`, 0.1 to 0.2 in the paper.
-      sigma: standard deviation in units of the inputs, in place of `noise_level`.
-      noise: `[batch, n, ...]`, added as it is in place of what would be drawn.
+      num_samples: Number n of noise samples; 50 as in the paper.
+      noise_level: Standard deviation of the noise as a fraction of each example's
+        `max - min`; 0.1 to 0.2 in the paper.
+      sigma: Standard deviation in units of the inputs; overrides `noise_level`.
+      noise: Noise to add instead of random samples, `[batch, n, ...]`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -110,13 +110,13 @@ class SmoothGrad(_NoisyGradients):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SmoothGradSquared(_NoisyGradients):
-    """`mean_i (J(x + e_i)^T c)^2` (Hooker et al. 2019): not linear in c.
+    """`mean_i (J(x + e_i)^T c)^2` (Hooker et al. 2019); not linear in c.
 
     Attributes:
-      num_samples: n.
-      noise_level: see `SmoothGrad`.
-      sigma: see `SmoothGrad`.
-      noise: see `SmoothGrad`.
+      num_samples: See `SmoothGrad`.
+      noise_level: See `SmoothGrad`.
+      sigma: See `SmoothGrad`.
+      noise: See `SmoothGrad`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -137,15 +137,15 @@ class SmoothGradSquared(_NoisyGradients):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VarGrad(_NoisyGradients):
-    """The variance of `J(x + e_i)^T c` over the samples (Adebayo et al. 2018).
+    """Variance of `J(x + e_i)^T c` over the samples (Adebayo et al. 2018).
 
-    Of the population: divided by n. Not linear in c.
+    This is the population variance (divided by n); it is not linear in c.
 
     Attributes:
-      num_samples: n.
-      noise_level: see `SmoothGrad`.
-      sigma: see `SmoothGrad`.
-      noise: see `SmoothGrad`.
+      num_samples: See `SmoothGrad`.
+      noise_level: See `SmoothGrad`.
+      sigma: See `SmoothGrad`.
+      noise: See `SmoothGrad`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Metrics that explain again: another class, other parameters, moved inputs.
+"""Metrics that compare explanations across classes, parameters or perturbed inputs.
 
 Public through `metrics`.
 """
@@ -22,7 +22,7 @@ PyTree = Any
 
 
 class Execution(TypedDict, total=False):
-    """The keyword arguments of `explain_fn`."""
+    """Keyword arguments of `explain_fn`."""
 
     key: Array | None
     index: ArrayLike | None
@@ -44,22 +44,23 @@ def random_logit_similarity(
 ) -> Float[Array, " batch"]:
     """Cosine between the explanation of a class and that of a random other class.
 
-    Sixt et al. 2020. Low means that explanations tell classes apart. Quantus compares
-    by structural similarity, which is of another scale.
+    Sixt et al. 2020. A low value means that explanations distinguish classes. Quantus
+    uses structural similarity instead, so its values are not comparable.
 
     Args:
-      logits_fn: `(inputs, *batched) -> logits [batch, classes]`.
-      inputs: `[batch, ...]`.
-      target: int or ints `[batch]`.
-      explanation: an object or a name, see `explain_fn`.
-      class_key: random key that picks the other class.
-      **execution: the keyword arguments of `explain_fn`.
+      logits_fn: Function `(inputs, *batched) -> logits [batch, classes]`.
+      inputs: Array `[batch, ...]`.
+      target: Class, an int or ints `[batch]`.
+      explanation: `Explanation` object or name, see `explain_fn`.
+      class_key: Random key that selects the other class.
+      **execution: Keyword arguments of `explain_fn`.
 
     Returns:
-      `[batch]`, in [-1, 1]; not a number where an explanation vanishes.
+      `[batch]`, in [-1, 1]; NaN if an explanation vanishes.
 
     Raises:
-      ValueError: another target, or a class out of range.
+      ValueError: A target that is not an int or ints `[batch]`, or a class out of
+        range.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -98,24 +99,24 @@ def max_sensitivity(
     num_samples: int = 10,
     **execution: Unpack[Execution],
 ) -> Float[Array, " batch"]:
-    """`max_i |A(x) - A(x + e_i)| / |A(x)|` (Yeh et al. 2019).
+    """Maximum relative change `max_i |A(x) - A(x + e_i)| / |A(x)|` (Yeh et al. 2019).
 
     Args:
-      logits_fn: `(inputs, *batched) -> logits [batch, classes]`.
-      inputs: `[batch, ...]`.
-      target: see `explain_fn`, one an example.
-      explanation: an object or a name, see `explain_fn`.
-      noise_key: random key of `e_i`, uniform in `[-radius, radius]`.
-      noise: `[batch, samples, ...]`, in place of the drawn `e_i`.
-      radius: in units of the inputs.
-      num_samples: how many `e_i`.
-      **execution: the keyword arguments of `explain_fn`.
+      logits_fn: Function `(inputs, *batched) -> logits [batch, classes]`.
+      inputs: Array `[batch, ...]`.
+      target: One target per example, see `explain_fn`.
+      explanation: `Explanation` object or name, see `explain_fn`.
+      noise_key: Random key of `e_i`, uniform in `[-radius, radius]`.
+      noise: Perturbations `[batch, samples, ...]` to use instead of random `e_i`.
+      radius: Largest absolute value of the perturbation, in units of the inputs.
+      num_samples: Number of perturbations `e_i`.
+      **execution: Keyword arguments of `explain_fn`.
 
     Returns:
-      `[batch]`, 0 or more; not a number where the explanation vanishes.
+      `[batch]`, 0 or more; NaN if the explanation vanishes.
 
     Raises:
-      ValueError: neither `noise_key` nor `noise`, or noise of another shape.
+      ValueError: Neither `noise_key` nor `noise`, or noise of the wrong shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -152,7 +153,7 @@ def max_sensitivity(
 
     changes: Array
     if is_sharded(inputs):
-        # One by one: not all operations of `vmap` work on explicit meshes.
+        # One at a time: not all operations support `vmap` on explicit meshes.
         changes = jnp.stack([change(moves[:, i]) for i in range(moves.shape[1])])
     else:
         changes = jax.vmap(change, in_axes=1)(moves)
@@ -170,31 +171,32 @@ def parameter_randomisation(
     layers: Sequence[str | Sequence[str]],
     **execution: Unpack[Execution],
 ) -> Float[Array, "layers batch"]:
-    """Rank correlation of explanations as layers lose what they learnt.
+    """Rank correlation with the original explanations under parameter randomisation.
 
-    Adebayo et al. 2018, the cascade: layers are replaced by untrained ones one after
-    the other, from the output down, and stay so. An explanation that does not change
-    does not depend on what was learnt.
+    Cascading randomisation of Adebayo et al. 2018: layers are re-initialised
+    cumulatively in the given order, usually from the output down. A high correlation
+    means the explanation depends little on the trained weights.
 
     Args:
-      apply_fn: `(params, inputs, *batched) -> logits [batch, classes]`.
-      inputs: `[batch, ...]`.
-      target: see `explain_fn`, one an example.
-      explanation: an object or a name, see `explain_fn`; or a function of the
-        parameters that returns one, where it holds parts of the network (`GradCAM`).
-      params: trained.
-      random_params: another initialisation, of the same structure.
-      layers: paths of parameters or of the modules that hold them ("head",
-        "backbone/stage2"), in the order in which they are replaced; several paths
-        together are one step.
-      **execution: the keyword arguments of `explain_fn`.
+      apply_fn: Function `(params, inputs, *batched) -> logits [batch, classes]`.
+      inputs: Array `[batch, ...]`.
+      target: One target per example, see `explain_fn`.
+      explanation: `Explanation` object or name, see `explain_fn`; or a function from
+        parameters to an `Explanation`, for explanations that hold parts of the network
+        (`GradCAM`).
+      params: Trained parameters.
+      random_params: Re-initialised parameters with the same structure.
+      layers: Paths of parameters or of the modules that hold them ("head",
+        "backbone/stage2"), in the order in which they are re-initialised; a sequence of
+        paths is re-initialised in one step.
+      **execution: Keyword arguments of `explain_fn`.
 
     Returns:
-      `[layers, batch]`: Spearman correlation of the absolute explanations with those of
-      the trained network.
+      `[layers, batch]`: Spearman correlation between the absolute explanations and
+      those of the trained network.
 
     Raises:
-      ValueError: a layer that no parameter has, or parameters of another structure.
+      ValueError: A layer without parameters, or parameters with different structures.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -232,7 +234,7 @@ def _norm(rows: Array) -> Array:
 
 
 def parameter_paths(params: PyTree) -> list[str]:
-    """The path of every parameter, such as "backbone/stage2/kernel"."""
+    """Paths of all parameters, such as "backbone/stage2/kernel"."""
     return [
         "/".join(
             str(getattr(part, "key", getattr(part, "name", part))) for part in path

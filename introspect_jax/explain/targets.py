@@ -1,4 +1,4 @@
-"""What is explained: a target picks an output cotangent, or scores the outputs."""
+"""Targets: output cotangents, or scores of the outputs."""
 
 from typing import Any
 
@@ -14,14 +14,15 @@ Target = int | str | ArrayLike | Score
 
 
 def contrast(classes: ArrayLike, against: ArrayLike) -> Score:
-    """The score `z_classes - z_against`: why the one rather than the other?
+    """Score `z_classes - z_against`: explains why one class is preferred to another.
 
     Args:
-      classes: int or ints `[batch]`.
-      against: int or ints `[batch]`.
+      classes: Preferred class, an int or ints `[batch]`.
+      against: Other class, an int or ints `[batch]`.
 
     Returns:
-      A target for `explain_fn`: logits `[batch, classes]` -> scores `[batch]`.
+      A target for `explain_fn`: a function from logits `[batch, classes]` to scores
+      `[batch]`.
 
     Example:
       >>> contrast(0, 2)(jnp.array([[3.0, 2.0, 1.0]]))
@@ -31,13 +32,14 @@ def contrast(classes: ArrayLike, against: ArrayLike) -> Score:
 
 
 def log_probability(classes: ArrayLike) -> Score:
-    """The score `log softmax(z)` of the classes.
+    """Score `log softmax(z)` of the classes.
 
     Args:
-      classes: int or ints `[batch]`.
+      classes: Class, an int or ints `[batch]`.
 
     Returns:
-      A target for `explain_fn`: logits `[batch, classes]` -> scores `[batch]`.
+      A target for `explain_fn`: a function from logits `[batch, classes]` to scores
+      `[batch]`.
 
     Example:
       >>> log_probability(0)(jnp.zeros((1, 2)))
@@ -47,10 +49,10 @@ def log_probability(classes: ArrayLike) -> Score:
 
 
 def top(count: int) -> str:
-    """The `count` classes with the largest logits of each example, largest first.
+    """Target of the `count` classes with the largest logits, in descending order.
 
     Args:
-      count: at least 1, at most the number of classes.
+      count: Number of classes, at least 1 and at most all classes.
 
     Returns:
       A target for `explain_fn`.
@@ -63,9 +65,9 @@ def top(count: int) -> str:
 
 
 def pick(values: Array, classes: Any, name: str = "classes") -> Array:
-    """The entry of a class in each row of `[batch, classes]`; 0 for -1."""
+    """Selects the entry of a class in each row of `[batch, classes]`; 0 for -1."""
     rows = jnp.broadcast_to(jnp.asarray(classes), values.shape[:1])
-    # Not indexed: a sharded array does not allow that.
+    # A mask instead of indexing, which sharded arrays do not support.
     mask = one_hot(rows, values.shape[1], values.dtype, name)
     return jnp.sum(jnp.where(mask == 0, 0.0, values * mask), axis=-1)
 
@@ -73,19 +75,19 @@ def pick(values: Array, classes: Any, name: str = "classes") -> Array:
 def target_cotangents(
     target: Any, explained: Map
 ) -> Float[Array, "batch classes"] | Float[Array, "batch m classes"]:
-    """The output cotangents that a target picks.
+    """Output cotangents of a target.
 
     Args:
-      target: an int; ints `[batch]` or `[batch, m]`; `"all"`; `"top:m"`; or vectors
+      target: An int; ints `[batch]` or `[batch, m]`; `"all"`; `"top:m"`; or vectors
         `[batch, classes]` (one-hot or soft, floating point).
-      explained: the explanation, whose outputs `"top:m"` evaluates.
+      explained: Explanation at fixed inputs, whose outputs determine `"top:m"`.
 
     Returns:
-      `[batch, classes]`, or `[batch, m, classes]` for several targets an example. Zeros
-      for the class -1.
+      `[batch, classes]`, or `[batch, m, classes]` for several targets per example.
+      Zeros for the class -1.
 
     Raises:
-      ValueError: another shape, or a class out of range.
+      ValueError: A target of the wrong shape, or a class out of range.
     """
     inputs, outputs = explained.problem.inputs, explained.problem.outputs
     batch, classes = outputs.shape
@@ -108,7 +110,10 @@ def target_cotangents(
 
 
 def _refuse_one_hot(target: Array, classes: int) -> None:
-    """Ints `[batch, classes]` are class numbers; nobody means 0 0 1 0 by them."""
+    """Raises a ValueError for integer targets `[batch, classes]` that look one-hot.
+
+    Such ints would be read as class numbers, which is almost certainly not intended.
+    """
     known = concrete(target)
     if known is None or known.ndim != 2 or known.shape[1] != classes or classes < 3:
         return
@@ -120,14 +125,14 @@ def _refuse_one_hot(target: Array, classes: int) -> None:
 
 
 def label_cotangents(labels: Any, explained: Map) -> Float[Array, "batch classes"]:
-    """Labels as output cotangents: one-hot, or mixtures as they are.
+    """Converts labels to output cotangents: one-hot rows, or soft labels unchanged.
 
     Args:
-      labels: ints `[batch]` (-1: no label) or probabilities `[batch, classes]`.
-      explained: the explanation.
+      labels: Ints `[batch]` (-1 for no label) or probabilities `[batch, classes]`.
+      explained: Explanation at fixed inputs.
 
     Raises:
-      ValueError: another shape, or a class out of range.
+      ValueError: Labels of the wrong shape, or a class out of range.
     """
     inputs, outputs = explained.problem.inputs, explained.problem.outputs
     batch, classes = outputs.shape
@@ -136,7 +141,7 @@ def label_cotangents(labels: Any, explained: Map) -> Float[Array, "batch classes
 
 
 def every_class(explained: Map) -> Float[Array, "batch classes classes"]:
-    """The output cotangents of all classes."""
+    """Output cotangents of all classes."""
     inputs, outputs = explained.problem.inputs, explained.problem.outputs
     batch, classes = outputs.shape
     eye = jnp.eye(classes, dtype=outputs.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-# The names of the fields with arrays, and the names and values of all others.
+# The names of the array fields, and the names and values of all others.
 _Static = tuple[tuple[str, ...], tuple[tuple[str, Hashable], ...]]
 
 
@@ -16,10 +16,10 @@ _Static = tuple[tuple[str, ...], tuple[tuple[str, Hashable], ...]]
 class TreeNode:
     """Base class of frozen dataclasses that pass through `jit`, `vmap` and `grad`.
 
-    Arrays in the fields are leaves of the pytree; everything else (numbers, strings,
-    functions) is static. A subclass is decorated with
-    `@dataclasses.dataclass(frozen=True, eq=False)`: two objects that hold arrays have
-    no equality that is a single bool.
+    Arrays in the fields are leaves of the pytree; all other values (numbers, strings,
+    functions) are static. Decorate a subclass with
+    `@dataclasses.dataclass(frozen=True, eq=False)`. `eq=False` because comparing array
+    fields does not give a single bool.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -37,8 +37,8 @@ def _holds_arrays(value: Any) -> bool:
 
 def _flatten(node: TreeNode) -> tuple[tuple[Any, ...], _Static]:
     names = [field.name for field in dataclasses.fields(node)]
-    # A transformation may have put anything in the place of the arrays: which fields
-    # hold them is then remembered, not looked up.
+    # A transformation may have replaced the arrays by other objects, so the names of
+    # the array fields are stored rather than recomputed.
     dynamic = node.__dict__.get("_dynamic")
     if dynamic is None:
         dynamic = tuple(name for name in names if _holds_arrays(getattr(node, name)))
@@ -53,7 +53,7 @@ def _flatten_with_keys(node: TreeNode) -> tuple[Any, _Static]:
 
 
 def _unflatten(cls: type[TreeNode], static: _Static, children: Any) -> TreeNode:
-    # Without `__init__`: its checks are of arrays, not of what stands for them.
+    # `__init__` is skipped: its checks expect arrays, not placeholders.
     node = object.__new__(cls)
     dynamic, rest = static
     values = dict(rest) | dict(zip(dynamic, children, strict=True))

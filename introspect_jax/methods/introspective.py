@@ -49,26 +49,30 @@ SOURCE = "idea of Gu, Wu and Tresp, ACCV 2020 (arXiv 2009.09140)"
 
 
 def default_config() -> ConfigDict:
-    """The options of `introspect` and `loss_fn`, the ramp-up, and the controls.
+    """Options of `introspect` and `loss_fn`, the weight schedule, and the controls.
 
-    `weight` grows linearly from 0 over the first `ramp_up` of all steps (at the least
-    it is 0 at the first), since the explanations of an untrained network say nothing,
-    and falls to 0 over the last `ramp_down`. With an `explained_decay` the network that
-    is explained is an exponential average of the one in training; with
-    `remove_class_mean` the running mean of its class is taken off each example's
-    similarities, which leaves what is specific to it.
-    Every `explain_every`-th example of a batch is explained and has a soft target; the
-    others cost what they cost in standard training.
-    The fields that choose the explanation and the similarity are those of
-    `binding.default_config`. Samples and steps are far fewer than for a single
-    explanation: each costs as much as a step of training does.
+    Schedule: `weight` grows linearly from 0 over the first `ramp_up` of all steps,
+    because the explanations of an untrained network carry no information; it is always
+    0 at the first step. It falls to 0 over the last `ramp_down`.
 
-    `source` is what the similarities are of, `SOURCES`; `component` is what part of the
-    target is used, `objectives.components.COMPONENTS`. With `permuted` the similarities
-    are shuffled among the other classes, the control for class information.
-    `confusion` takes the logarithms of its means for similarities; `entropy_matched`
-    replaces label and target together by smoothed labels of the same entropy, compared
-    at temperature 1 whatever `student_temperature`.
+    Explained network: with `explained_decay` above 0, an exponential moving average of
+    the trained network is explained. Every `explain_every`-th example of a batch is
+    explained and has a soft target; the other examples cost the same as in standard
+    training.
+
+    Similarities: `source` selects what the similarities are computed from, see
+    `SOURCES`; `confusion` uses the logarithms of its running means. `remove_class_mean`
+    subtracts the running mean of the example's class from its similarities and keeps
+    the part specific to the example. The fields that choose explanation and similarity
+    are those of `binding.default_config`. The default numbers of samples and steps are
+    much smaller than for a single explanation, because each costs as much as a training
+    step.
+
+    Controls: `component` selects the part of the target that is used, see
+    `objectives.components.COMPONENTS`. `permuted` shuffles the similarities among the
+    other classes, which removes the class information. `entropy_matched` replaces both
+    label and target by smoothed labels of the same entropy, compared at temperature 1
+    regardless of `student_temperature`.
     """
     config = binding.default_config()
     config.update(
@@ -85,18 +89,18 @@ def default_config() -> ConfigDict:
             "stop_gradient": True,
             "source": "explanations",
             "component": "full",
-            "permutation": "fresh",  # of the components that shuffle
-            "class_decay": 0.99,  # of running means of classes
+            "permutation": "fresh",  # for components that shuffle
+            "class_decay": 0.99,  # decay of the running class means
         }
     )
     return config
 
 
 def make(config: ConfigDict, context: Context) -> Method:
-    """The method.
+    """Builds the method.
 
     Raises:
-      UserError: an option that does not exist or is out of range.
+      UserError: Unknown options or values out of range.
     """
     check(config, context.num_classes)
     every = config.explain_every
@@ -118,7 +122,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         weight = _weight(config, context.total_steps, step)
         losses, metrics = _objective(config, logits, labels, target, weight)
         if every > 1:
-            metrics = labelled_means(labels, metrics)  # of the explained examples
+            metrics = labelled_means(labels, metrics)  # explained examples only
             losses = cross_entropy(all_logits, all_labels).at[::every].set(losses)
         value, means = averaged(all_logits, all_labels, losses, metrics)
         return value, (new_state, method_state, means)
@@ -136,7 +140,7 @@ def make(config: ConfigDict, context: Context) -> Method:
 
 
 def _init(config: ConfigDict, context: Context) -> Init:
-    """`Method.init`, with the running means that the options need."""
+    """`Method.init`, with the running means that the options require."""
     running = {
         "confusion": config.source == "confusion",
         "class_means": config.component == "class_average",
@@ -145,7 +149,7 @@ def _init(config: ConfigDict, context: Context) -> Init:
 
     def carried():
         square = jnp.zeros((context.num_classes, context.num_classes), jnp.float32)
-        # A copy for each: a tree that holds a buffer twice cannot be donated.
+        # Separate copies: a tree that holds a buffer twice cannot be donated.
         return {mean: square + 0 for mean, kept in running.items() if kept}
 
     def init(key):
@@ -159,11 +163,12 @@ def _init(config: ConfigDict, context: Context) -> Init:
 
 
 def _explained_network(config, params, model_state, method_state, step):
-    """Variables of the network that is explained, and the method state.
+    """Variables of the explained network, and the method state.
 
-    Explained under the statistics from before this step: nobody's batch mates are in
-    them. The parameters are constants here, which spares the trace of second
-    derivatives that the stopped target would throw away.
+    The network is explained with the batch statistics from before this step, so the
+    result for an example does not depend on the rest of its batch. With `stop_gradient`
+    the parameters are constants, which avoids tracing second derivatives that would be
+    discarded.
     """
     if config.explained_decay:
         now = (jax.lax.stop_gradient(params), model_state)
@@ -177,7 +182,7 @@ def _explained_network(config, params, model_state, method_state, step):
 
 
 def _soft_target(config, context, variables, method_state, batch, logits, key):
-    """The soft target, of this network's explanations or of a control."""
+    """Soft target from the network's explanations or from a control."""
     if config.source == "random_network":
         variables = batch["constants"]["random_network"]
     if not controls.is_introspection(config):
@@ -201,7 +206,7 @@ def _soft_target(config, context, variables, method_state, batch, logits, key):
 
 
 def _component(config, target, method_state, batch, key):
-    """The part of the target that is used."""
+    """Part of the target that is used, and the method state."""
     if "class_means" in method_state:
         means = update_class_means(
             method_state["class_means"],
@@ -221,7 +226,7 @@ def _component(config, target, method_state, batch, key):
 
 
 def _weight(config, total_steps, step):
-    """The weight of the soft target at a step."""
+    """Weight of the soft target at a step."""
     ramp_steps = max(1.0, config.ramp_up * total_steps)
     down_steps = max(1.0, config.ramp_down * total_steps)
     weight = config.weight * jnp.clip(step / ramp_steps, max=1.0)
@@ -255,7 +260,7 @@ def _objective(config, logits, labels, target, weight):
 
 
 def check(config: ConfigDict, num_classes: int) -> None:
-    """Raises a UserError for options that cannot be with so many classes."""
+    """Raises a UserError for options that are invalid for this number of classes."""
     binding.check(config)
     check_choice(
         "introspective",

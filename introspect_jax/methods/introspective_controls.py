@@ -1,4 +1,4 @@
-"""What introspective learning is compared with: other sources of class similarity."""
+"""Controls for introspective learning: other sources of class similarity."""
 
 from typing import Any
 
@@ -24,12 +24,12 @@ SOURCES = {
     "confusion": "control: a running mean of the outputs for each class",
     "entropy_matched": "control: label smoothing as sure of each example",
 }
-# These do not explain a network. `entropy_matched` does, and replaces the target later.
+# These do not explain a network. `entropy_matched` does; its target is replaced later.
 _OTHERS = ("weight_rows", "confusion")
 
 
 def constants(config: ConfigDict, context: Context) -> dict[str, PyTree]:
-    """For `Method.constants`: the network that stays as it was, where there is one."""
+    """Constants for `Method.constants`: the untrained network of `random_network`."""
     if config.source != "random_network":
         return {}
     key = stream_key(np.uint32(context.seed), "random_network", 0)
@@ -38,7 +38,7 @@ def constants(config: ConfigDict, context: Context) -> dict[str, PyTree]:
 
 
 def is_introspection(config: ConfigDict) -> bool:
-    """Whether the soft target is that of `introspect`, as it is."""
+    """Whether `introspect` gives the soft target without further changes."""
     return config.source not in _OTHERS and not config.remove_class_mean
 
 
@@ -51,16 +51,16 @@ def soft_target(
     logits: jax.Array,
     key: jax.Array,
 ) -> tuple[SoftTarget, PyTree]:
-    """The soft target of another source, or without class means, and the method state.
+    """Soft target of a control or without class means, and the method state.
 
     Args:
-      config: of the method `introspective`.
-      context: of `make`.
-      variables: of the network that is explained.
-      method_state: with the running means.
-      batch: the examples.
-      logits: of the network in training, `[batch, classes]`.
-      key: of the step.
+      config: Config of the method `introspective`.
+      context: Context passed to `make`.
+      variables: Variables of the explained network.
+      method_state: Method state with the running means.
+      batch: Examples.
+      logits: Logits of the trained network, `[batch, classes]`.
+      key: Random key of the step.
     """
     labels = batch["label"]
     if config.source == "weight_rows":
@@ -96,7 +96,7 @@ def soft_target(
 def _confusion(
     config: ConfigDict, method_state: PyTree, labels: jax.Array, logits: jax.Array
 ) -> tuple[jax.Array, PyTree]:
-    """The logarithms of the running means of the outputs for each class."""
+    """Logarithms of the running class means of the output probabilities."""
     probs = jax.lax.stop_gradient(jax.nn.softmax(logits.astype(jnp.float32)))
     means = update_class_means(
         method_state["confusion"], probs, labels, config.class_decay
@@ -110,7 +110,7 @@ def _confusion(
 def _without_class_mean(
     config: ConfigDict, method_state: PyTree, labels: jax.Array, similarities: jax.Array
 ) -> tuple[jax.Array, PyTree]:
-    """What of the similarities is specific to each example."""
+    """Similarities minus the running mean of their class: the example-specific part."""
     means = update_class_means(
         method_state["similarity_means"],
         jax.lax.stop_gradient(similarities),
