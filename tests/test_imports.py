@@ -95,7 +95,7 @@ def test_a_picture_without_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pictures need matplotlib") as caught:
-        render.new_figure(1, 1, (2, 2))
+        render.new_figure(1, 1, (2.0, 2.0))
     assert str(caught.value).endswith(': pip install "introspect-jax[train]"')
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Integer
 
 from introspect_jax.arrays import UNLABELLED, check_classes, is_integer, one_hot, wide
-from introspect_jax.explain.problem import is_sharded
+from introspect_jax.explain.placement import is_sharded
 
 
 def rank_agreement(

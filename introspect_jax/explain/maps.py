@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from introspect_jax.explain.problem import Problem, check_chunk, is_sharded, placed_like
+from introspect_jax.explain.placement import is_sharded, placed_like
+from introspect_jax.explain.problem import Problem, check_chunk
 
 ArrayFn = Callable[[Array], Array]
 # Function from i (a possibly traced int) to `(x_i, m_i)`, both shaped like the inputs.

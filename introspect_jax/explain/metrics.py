@@ -8,7 +8,7 @@ explanations at other inputs or with other parameters are called as
 values over examples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from introspect_jax.arrays import UNLABELLED, is_integer
 from introspect_jax.explain.baselines import make_baseline
+from introspect_jax.explain.intervals import mean_interval
 from introspect_jax.explain.maps import wait_for
 from introspect_jax.explain.problem import Problem, Score, image_axes, make_problem
 from introspect_jax.explain.stability import (
@@ -39,51 +40,6 @@ __all__ = [
 
 # An int, ints `[batch]`, or a function from logits to scores `[batch]`.
 OneTarget = ArrayLike | Score
-
-
-def mean_interval(
-    values: ArrayLike | Sequence[float],
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Mean of per-example scores with its percentile bootstrap interval (Efron 1979).
-
-    Args:
-      values: Scores `[examples]`; NaN values (e.g. correlations with a constant) are
-        excluded.
-      level: Confidence level of the interval, in (0, 1).
-      resamples: Number of bootstrap resamples.
-      seed: Random seed of the resampling.
-
-    Returns:
-      A dict with `mean`, `low`, `high` and `count`, the number of scores that are not
-      NaN. Without any, the other values are NaN.
-
-    Example:
-      >>> mean_interval([1.0, 1.0, float("nan")])
-      {'mean': 1.0, 'low': 1.0, 'high': 1.0, 'count': 2}
-    """
-    # Imported here because it takes half a second.
-    from scipy import stats
-
-    kept = np.asarray(values, np.float64).ravel()
-    kept = kept[~np.isnan(kept)]
-    if not len(kept):
-        return {"mean": np.nan, "low": np.nan, "high": np.nan, "count": 0}
-    mean = low = high = float(kept.mean())
-    if np.ptp(kept) > 0:  # constant scores need no resampling
-        low, high = stats.bootstrap(
-            (kept,),
-            np.mean,
-            n_resamples=resamples,
-            batch=max(1, 10_000_000 // len(kept)),
-            confidence_level=level,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return {"mean": mean, "low": float(low), "high": float(high), "count": len(kept)}
 
 
 def deletion(

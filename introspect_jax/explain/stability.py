@@ -8,13 +8,13 @@ from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from introspect_jax.arrays import is_integer
 from introspect_jax.explain.agreement import spearman
 from introspect_jax.explain.attribution import explain_fn
 from introspect_jax.explain.explanation import Explanation
-from introspect_jax.explain.problem import is_sharded
+from introspect_jax.explain.placement import is_sharded
 from introspect_jax.explain.similarities import flat
 from introspect_jax.explain.targets import Target
 
@@ -95,7 +95,7 @@ def max_sensitivity(
     *,
     noise_key: Array | None = None,
     noise: Float[ArrayLike, "batch samples *dims"] | None = None,
-    radius: float = 0.02,
+    radius: Real[ArrayLike, ""] = 0.02,
     num_samples: int = 10,
     **execution: Unpack[Execution],
 ) -> Float[Array, " batch"]:

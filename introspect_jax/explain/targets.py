@@ -8,7 +8,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from introspect_jax.arrays import as_probs, concrete, is_integer, one_hot
 from introspect_jax.explain.maps import Map
-from introspect_jax.explain.problem import Score, placed_like
+from introspect_jax.explain.placement import placed_like
+from introspect_jax.explain.problem import Score
 
 Target = int | str | ArrayLike | Score
 

@@ -22,16 +22,13 @@ from introspect_jax.methods.base import (
     labelled_means,
     permutation_constant,
     predict_network,
-    shuffle_keys,
 )
 from introspect_jax.methods.introspective_controls import SOURCES
 from introspect_jax.models import make_logits_fn
 from introspect_jax.objectives.components import (
     COMPONENTS,
     PERMUTATIONS,
-    component,
     confidence_weights,
-    update_class_means,
 )
 from introspect_jax.objectives.losses import (
     cross_entropy,
@@ -118,7 +115,9 @@ def make(config: ConfigDict, context: Context) -> Method:
         target, method_state = _soft_target(
             config, context, variables, method_state, batch, logits, key
         )
-        target, method_state = _component(config, target, method_state, batch, key)
+        target, method_state = controls.target_component(
+            config, target, method_state, batch, key
+        )
         weight = _weight(config, context.total_steps, step)
         losses, metrics = _objective(config, logits, labels, target, weight)
         if every > 1:
@@ -203,26 +202,6 @@ def _soft_target(config, context, variables, method_state, batch, logits, key):
         **bound.options,
     )
     return target, method_state
-
-
-def _component(config, target, method_state, batch, key):
-    """Part of the target that is used, and the method state."""
-    if "class_means" in method_state:
-        means = update_class_means(
-            method_state["class_means"],
-            jax.lax.stop_gradient(target.probs),
-            batch["label"],
-            config.class_decay,
-        )
-        method_state = method_state | {"class_means": means}
-    part = component(
-        target,
-        batch["label"],
-        config.component,
-        keys=shuffle_keys(config.permutation, batch, jax.random.fold_in(key, 1)),
-        class_means=method_state.get("class_means"),
-    )
-    return part, method_state
 
 
 def _weight(config, total_steps, step):

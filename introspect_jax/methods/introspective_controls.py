@@ -11,9 +11,14 @@ from introspect_jax.binding import bind
 from introspect_jax.explain import class_similarity
 from introspect_jax.explain.similarity import weight_row_similarity
 from introspect_jax.keys import stream_key
-from introspect_jax.methods.base import Batch, Context, init_variables
+from introspect_jax.methods.base import (
+    Batch,
+    Context,
+    init_variables,
+    shuffle_keys,
+)
 from introspect_jax.models import last_layer, make_logits_fn
-from introspect_jax.objectives.components import update_class_means
+from introspect_jax.objectives.components import component, update_class_means
 from introspect_jax.objectives.targets import SoftTarget, similarity_target
 
 PyTree = Any
@@ -91,6 +96,32 @@ def soft_target(
     if config.stop_gradient:
         target = jax.lax.stop_gradient(target)
     return target, method_state
+
+
+def target_component(
+    config: ConfigDict,
+    target: SoftTarget,
+    method_state: PyTree,
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[SoftTarget, PyTree]:
+    """Part of the target that is used, and the method state."""
+    if "class_means" in method_state:
+        means = update_class_means(
+            method_state["class_means"],
+            jax.lax.stop_gradient(target.probs),
+            batch["label"],
+            config.class_decay,
+        )
+        method_state = method_state | {"class_means": means}
+    part = component(
+        target,
+        batch["label"],
+        config.component,
+        keys=shuffle_keys(config.permutation, batch, jax.random.fold_in(key, 1)),
+        class_means=method_state.get("class_means"),
+    )
+    return part, method_state
 
 
 def _confusion(

@@ -214,7 +214,7 @@ class TestExact:
         )
 
 
-@pytest.mark.parametrize("name", sorted(EXPLANATIONS))
+@pytest.mark.parametrize("name", ["gradient", "grad_cam", "vargrad"])
 def test_bfloat16_network(net, name):
     low = ConvNet()
     low.maps = lambda x, params=None: ConvNet.maps(

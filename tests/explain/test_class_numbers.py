@@ -21,7 +21,10 @@ def logits_fn(x):
     return jnp.tanh(x @ W)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint32"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["uint8", *(pytest.param(d, marks=pytest.mark.slow) for d in ("int8", "uint32"))],
+)
 def test_class_numbers_of_any_type(dtype):
     """More classes than fit into 8 bits, where numbers would wrap around."""
     kernel = jax.random.normal(jax.random.key(2), (12, 300))

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conv_net import KEY, LABELS, ConvNet
-from test_sharded import FUNCTIONS, IMAGE_FUNCTIONS, IMAGES, X, Y
+from test_sharded import (
+    FUNCTIONS,
+    IMAGE_FUNCTIONS,
+    IMAGES,
+    QUICK,
+    X,
+    Y,
+    slow_but,
+)
 
 from introspect_jax import class_similarity, explain_fn
 from introspect_jax.explain import (
@@ -32,7 +40,7 @@ def inputs_of(name):
     return X if name in FUNCTIONS else IMAGES
 
 
-@pytest.mark.parametrize("name", sorted(set(ALL) - NEEDS_EXAMPLES))
+@pytest.mark.parametrize("name", slow_but(QUICK, sorted(set(ALL) - NEEDS_EXAMPLES)))
 def test_an_empty_batch(name):
     inputs = inputs_of(name)
     full = ALL[name](inputs, Y)
@@ -56,7 +64,7 @@ def test_without_jit(name):
 
 
 # Of a class with one example nothing is specific to it: not a number.
-@pytest.mark.parametrize("name", sorted(set(ALL) - {"beyond"}))
+@pytest.mark.parametrize("name", slow_but(QUICK, sorted(set(ALL) - {"beyond"})))
 def test_no_nan_on_the_way(name):
     """Nor anything that strict promotion refuses, also under `jit`."""
     with jax.debug_nans(True):

@@ -124,12 +124,30 @@ IMAGE_FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [(AxisType.Explicit, name) for name in [*FUNCTIONS, *IMAGE_FUNCTIONS]]
-    + [(AxisType.Auto, name) for name in ("all", "loss", "probes", "insertion")],
-)
-def test_numbers_of_one_device(kind, name):
+def slow_but(quick, names):
+    """The names as parameters, most of them among the slow tests."""
+    return [
+        name if name in quick else pytest.param(name, marks=pytest.mark.slow)
+        for name in names
+    ]
+
+
+NAMES = [*FUNCTIONS, *IMAGE_FUNCTIONS]
+QUICK = ("all", "contrast", "chunks", "cosine", "top norms", "loss", "sensitivity")
+QUICK += ("rank agreement", "deletion", "blur")
+
+
+@pytest.mark.parametrize("name", slow_but(("all", "loss"), NAMES))
+def test_numbers_of_one_device_on_an_automatic_mesh(name):
+    check_numbers(AxisType.Auto, name)
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, NAMES))
+def test_numbers_of_one_device(name):
+    check_numbers(AxisType.Explicit, name)
+
+
+def check_numbers(kind, name):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
     function = FUNCTIONS.get(name) or IMAGE_FUNCTIONS[name]
     inputs = X if name in FUNCTIONS else IMAGES
@@ -143,7 +161,9 @@ def test_numbers_of_one_device(kind, name):
         assert not (np.abs(found - wanted) > 1e-4 * scale + 1e-5).any()
 
 
-@pytest.mark.parametrize("name", sorted(EXPLANATIONS))
+@pytest.mark.parametrize(
+    "name", slow_but(("gradient", "vargrad"), sorted(EXPLANATIONS))
+)
 def test_every_explanation_of_a_convolution(name):
     """Convolutions on explicit axes need the mesh of the context."""
     mesh = jax.make_mesh((8,), ("d",))

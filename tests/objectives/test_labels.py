@@ -71,7 +71,14 @@ IGNORED = {
 }
 
 
-@pytest.mark.parametrize("kind", IGNORED)
+# Each compiles every loss.
+SOME_IGNORED = [
+    kind if kind == "number" else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in IGNORED
+]
+
+
+@pytest.mark.parametrize("kind", SOME_IGNORED)
 def test_an_ignored_example_has_no_loss_and_no_gradient(kind):
     labels = IGNORED[kind]
     logits = jnp.asarray(LOGITS).at[1, 0].set(jnp.nan)  # nothing of the row is used
@@ -127,7 +134,9 @@ def test_a_class_that_does_not_exist(bad):
             call(labels)
 
 
-@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("int32", marks=pytest.mark.slow), "uint8"]
+)
 def test_a_class_that_does_not_exist_gives_nan_under_jit(dtype):
     labels = np.array([0, 5, 2, 3], dtype)
     for name, (values, _) in everything(LOGITS, labels).items():
