@@ -130,7 +130,8 @@ def max_sensitivity(
         if noise_key is None:
             raise ValueError("max_sensitivity needs noise_key= or noise=")
         shape = (len(inputs), num_samples, *inputs.shape[1:])
-        noise = jax.random.uniform(noise_key, shape, inputs.dtype, -radius, radius)
+        bound = jnp.asarray(radius, inputs.dtype)
+        noise = jax.random.uniform(noise_key, shape, inputs.dtype, -bound, bound)
     moves = jnp.asarray(noise, inputs.dtype)
     if (
         moves.ndim != inputs.ndim + 1
