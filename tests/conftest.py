@@ -64,18 +64,25 @@ def quick_compile(request):
     jax.config.update("jax_disable_most_optimizations", not optimised)
 
 
+def of_the_library(request) -> bool:
+    """Whether it is a test of what other projects import."""
+    rooms = {request.path.parent.name, request.path.stem.removeprefix("test_")}
+    return bool(rooms & set(LIBRARY))
+
+
 @pytest.fixture(autouse=True)
 def check_types(request):
-    """Signatures are checked, except where the test is of the library's own errors."""
+    """In tests of the library signatures are checked, except where the test is of its
+    own errors."""
     untyped = request.node.get_closest_marker("untyped") is not None
-    jaxtyping.config.update("jaxtyping_disable", untyped)
+    disable = untyped or not of_the_library(request)
+    jaxtyping.config.update("jaxtyping_disable", disable)
 
 
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
     """In tests of the library, arrays of other ranks or types are never mixed."""
-    rooms = {request.path.parent.name, request.path.stem.removeprefix("test_")}
-    if rooms & set(LIBRARY):
+    if of_the_library(request):
         with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
             yield
     else:

@@ -17,7 +17,9 @@ from introspect_jax.explain import (
     ChannelSum,
     Cosine,
     Exact,
+    GradCAM,
     Gradient,
+    HiResCAM,
     LastLayer,
     Mask,
     Pool,
@@ -246,3 +248,19 @@ def test_what_is_taken_can_be_asked_for():
     assert Cosine().passes == "all classes"
     assert "8 probes" in Cosine(norms=Probes(8)).passes
     assert "3 classes" in Cosine(norms=Top(3)).passes
+
+
+def test_hires_cam_of_global_average_pooling_is_grad_cam(net):
+    """Draelos and Carin 2020; with another head the two differ."""
+
+    def head(h):
+        return h.mean((1, 2)) @ net.params[1]
+
+    def maps(cls, head):
+        explanation = cls(net.maps, head)
+        return explain_fn(lambda x: head(net.maps(x)), net.inputs, "all", explanation)
+
+    np.testing.assert_allclose(
+        maps(HiResCAM, head), maps(GradCAM, head), rtol=1e-4, atol=1e-6
+    )
+    assert not np.allclose(maps(HiResCAM, net.top), maps(GradCAM, net.top), rtol=1e-2)
