@@ -18,14 +18,14 @@ from introspect_jax.errors import UserError
 from introspect_jax.methods import Teacher
 from introspect_jax.models import make_logits_fn
 from introspect_jax.processes import is_first
-from introspect_jax.report.load import (
+from introspect_jax.train.files import read_json, write_json
+from introspect_jax.train.restore import (
     Run,
     absolute,
     check_same_data,
     load_config,
     load_run,
 )
-from introspect_jax.train.files import read_json, write_json
 from introspect_jax.workdir import default_workdir
 
 _AGAIN = "If it is lost, remove its summary.json and run its own command again"

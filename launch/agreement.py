@@ -27,7 +27,7 @@ def main() -> None:
     # Read late: a mistyped flag is answered before JAX is started.
     from etils import epath
 
-    from introspect_jax.report.agreement import agreement
+    from studies.agreement import agreement
 
     output = epath.Path(FLAGS.output)
     agreement(

@@ -42,7 +42,7 @@ def main() -> None:
     from etils import epath
 
     from introspect_jax.report.explain_run import explain_run, show
-    from introspect_jax.report.load import load_run
+    from introspect_jax.train.restore import load_run
 
     run = load_run(FLAGS.workdir)
     config = for_pictures(run.experiment.config.method.introspective)

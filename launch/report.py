@@ -18,7 +18,7 @@ flags.DEFINE_string("index", None, "Instead: folder of results to write a page f
 
 def main() -> None:
     if FLAGS.index:
-        from introspect_jax.report.study.index import write_index
+        from studies.pages.index import write_index
 
         write_index(FLAGS.index)
         print(f"{FLAGS.index}/README.md lists all studies")
@@ -27,7 +27,7 @@ def main() -> None:
         if not FLAGS[name].value:
             raise UserError(f"--{name} is missing")
     # Read late: a mistyped flag is answered before JAX is started.
-    from introspect_jax.report.study.command import report
+    from studies.pages.command import report
 
     summary = report(FLAGS.workdir, FLAGS.output)
     missing = len(summary["not_run"])

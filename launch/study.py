@@ -32,7 +32,7 @@ def main() -> None:
         if not FLAGS[name].value:
             raise UserError(f"--{name} is missing")
     # Read late: a mistyped flag is answered before JAX is started.
-    from introspect_jax.study.command import dry_run, run
+    from studies.command import dry_run, run
 
     options = {"workers": FLAGS.workers, "done": FLAGS.done}
     if FLAGS.dry_run:

@@ -21,7 +21,8 @@ ALLOWED = {
     "processes": set(),
     "machine": {"introspect_jax"},
     "methods": GROUND | {"introspection", "keys", "binding"},
-    "train": GROUND | {"arrays", "introspection", "keys", "methods", "processes"},
+    "train": GROUND
+    | {"arrays", "introspection", "keys", "methods", "processes", "config"},
     "config": {"binding", "methods", "models", "train"},
     "report": GROUND | {"introspection", "binding", "methods", "train", "config"},
     "workdir": {"config", "train", "processes"},
@@ -29,8 +30,6 @@ ALLOWED = {
     | {"methods", "train", "report", "config", "workdir", "processes"},
     "run": GROUND
     | {"methods", "train", "report", "workdir", "teachers", "machine", "processes"},
-    "study": {"run", "teachers", "config", "methods", "models", "data", "train"}
-    | {"machine", "report"},
     "cli": {"config", "methods", "processes"},
     "errors": set(),
     "__init__": {"explain", "objectives", "introspection"},

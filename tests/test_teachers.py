@@ -15,7 +15,7 @@ from introspect_jax import teachers
 from introspect_jax.config import default_config, validate
 from introspect_jax.data import sources
 from introspect_jax.errors import UserError
-from introspect_jax.report.load import load_run
+from introspect_jax.train.restore import load_run
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 

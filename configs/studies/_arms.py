@@ -1,6 +1,6 @@
 """Arms that several studies share."""
 
-from introspect_jax.study import chain, point
+from studies import chain, point
 
 LITTLE = "configs/cifar10.py:little"
 LITTLE_DATA = "CIFAR-10 (JPEG copy) at 16x16 pixels, 5,000 training images"

@@ -7,7 +7,7 @@ continued with the same command.
 """
 
 from configs.studies._arms import LITTLE, LITTLE_DATA, STANDARD, introspective
-from introspect_jax.study import Study, chain, point, sweep
+from studies import Study, chain, point, sweep
 
 # What is tried for each arm.
 TRIALS = {

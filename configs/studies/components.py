@@ -7,7 +7,7 @@ cores, continued with the same command.
 
 from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD
 from introspect_jax.objectives.components import COMPONENTS
-from introspect_jax.study import Study, chain, product, sweep
+from studies import Study, chain, product, sweep
 
 
 def get_study(arg=None):

@@ -4,7 +4,7 @@
 2 CPU cores. The network does not overfit here, so it cannot tell methods apart.
 """
 
-from introspect_jax.study import Study, chain, point, sweep
+from studies import Study, chain, point, sweep
 
 
 def get_study(arg=None):

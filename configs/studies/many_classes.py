@@ -6,7 +6,7 @@ minutes, continued with the same command.
 """
 
 from configs.studies._arms import AGAINST_WEIGHT_ROWS, UNTUNED
-from introspect_jax.study import Study
+from studies import Study
 
 LITTLE = {
     "data.load_size": 16,

@@ -11,7 +11,7 @@ from configs.studies._arms import (
     LITTLE_DATA,
     UNTUNED,
 )
-from introspect_jax.study import Study, sweep
+from studies import Study, sweep
 
 
 def get_study(arg=None):

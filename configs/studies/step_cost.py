@@ -6,7 +6,7 @@ command.
 """
 
 from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD, introspective
-from introspect_jax.study import Study, chain, point, product
+from studies import Study, chain, point, product
 
 GROUP_NORM = point("group norm", {"model.norm": "group"})
 

@@ -12,7 +12,7 @@ samples cost 9 times a standard step.
 """
 
 from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD, introspective
-from introspect_jax.study import Study, chain, point
+from studies import Study, chain, point
 
 WEIGHT = 0.3
 DOSES = (0.03, 0.1, 0.3)

@@ -25,8 +25,8 @@ from introspect_jax.explain import (
 from introspect_jax.explain.stability import parameter_paths
 from introspect_jax.models import last_layer, make_logits_fn
 from introspect_jax.report import explained, figures
-from introspect_jax.report.load import Run
 from introspect_jax.train.files import write_json
+from introspect_jax.train.restore import Run
 
 STRIPS = 4
 STRIP_CLASSES = 23

@@ -20,18 +20,18 @@ from introspect_jax.config import default_config
 from introspect_jax.data import sources
 from introspect_jax.errors import UserError
 from introspect_jax.report.explain_run import explain_run
-from introspect_jax.report.load import load_run
-from introspect_jax.report.study.command import report
-from introspect_jax.report.study.index import write_index
-from introspect_jax.study import command as study_command
-from introspect_jax.study.design import file_name, load_study
-from introspect_jax.study.plan import Planner
-from introspect_jax.study.records import Records
+from introspect_jax.train.restore import load_run
+from studies import command as study_command
+from studies.design import file_name, load_study
+from studies.pages.command import report
+from studies.pages.index import write_index
+from studies.plan import Planner
+from studies.records import Records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 STUDY = """
-from introspect_jax.study import Study, chain, point
+from studies import Study, chain, point
 
 def get_study(arg=None):
     return Study(

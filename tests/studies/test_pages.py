@@ -13,14 +13,14 @@ from conftest import ROOT
 
 from introspect_jax.config import config_hash, default_config, fields
 from introspect_jax.errors import UserError
-from introspect_jax.report.study import statistics, tables
-from introspect_jax.report.study.collect import collect
-from introspect_jax.report.study.command import report
-from introspect_jax.report.study.index import write_index
-from introspect_jax.study import Study, chain, point, sweep
-from introspect_jax.study.design import base_config, with_fields
-from introspect_jax.study.plan import Planner
-from introspect_jax.study.records import Records
+from studies import Study, chain, point, sweep
+from studies.design import base_config, with_fields
+from studies.pages import statistics, tables
+from studies.pages.collect import collect
+from studies.pages.command import report
+from studies.pages.index import write_index
+from studies.plan import Planner
+from studies.records import Records
 
 ARMS = chain(
     point("standard", {"method.name": "standard"}),
@@ -238,7 +238,7 @@ def test_without_a_control_nothing_is_claimed(study, written, tmp_path):
     collected.study["controls"] = ["same"]
     found = statistics.summarise(collected)["settings"][0]
     assert not found["informative"]
-    from introspect_jax.report.study.page import verdict
+    from studies.pages.page import verdict
 
     assert "uninformative" in verdict(found)
 

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from introspect_jax import methods
 from introspect_jax.config import config_hash, fields
 from introspect_jax.errors import UserError
-from introspect_jax.study.design import Study, base_config, with_fields
-from introspect_jax.study.sweeps import Fields, Point
 from introspect_jax.teachers import teacher_config
+from studies.design import Study, base_config, with_fields
+from studies.sweeps import Fields, Point
 
 # In the order in which they are done.
 PHASES = ("teacher", "trial", "final")

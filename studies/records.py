@@ -11,9 +11,9 @@ from typing import Any
 from etils import epath
 
 from introspect_jax.errors import UserError
-from introspect_jax.study.design import Study
-from introspect_jax.study.plan import Plan, Planner, Run
 from introspect_jax.train.files import read_json, write_json
+from studies.design import Study
+from studies.plan import Plan, Planner, Run
 
 
 class Records:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from introspect_jax.evaluate.comparison import (
+from studies.comparison import (
     holm,
     mean_interval,
     paired_difference,

@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT
 
 from introspect_jax.errors import UserError
-from introspect_jax.study import Study, chain, command, point, runner, sweep
-from introspect_jax.study.records import Records
-from introspect_jax.study.runner import Runner
+from studies import Study, chain, command, point, runner, sweep
+from studies.records import Records
+from studies.runner import Runner
 
 STANDARD = point("standard", {"method.name": "standard"})
 FAILS_ONCE = point("fails once", {"method.name": "label_smoothing"})
@@ -182,7 +182,7 @@ def test_a_signal_to_all_processes_saves(tmp_path, number):
     """As a terminal or a scheduler sends it, also while a worker starts."""
     program = (
         "import fake_worker, test_runner\n"
-        "from introspect_jax.study import runner\n"
+        "from studies import runner\n"
         "runner.work = fake_worker.work\n"
         "send = runner.Runner._send\n"
         "def told(*given):\n"
@@ -196,7 +196,9 @@ def test_a_signal_to_all_processes_saves(tmp_path, number):
     )
     file = tmp_path / "program.py"
     file.write_text(program)
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/study")])
+    paths = os.pathsep.join(
+        [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/studies")]
+    )
     process = subprocess.Popen(
         [sys.executable, str(file)],
         cwd=ROOT,
@@ -233,7 +235,7 @@ def test_tuning_is_followed_by_the_final_runs(tmp_path):
 def test_dry_run_counts_and_estimates(tmp_path, capsys):
     file = tmp_path / "small.py"
     file.write_text(
-        "from introspect_jax.study import Study, chain, point\n"
+        "from studies import Study, chain, point\n"
         "def get_study(arg=None):\n"
         "    arms = chain(point('a', {'method.name': 'standard'}), "
         "point('b', {'method.name': 'kd'}))\n"

@@ -12,8 +12,8 @@ from introspect_jax import models
 from introspect_jax import run as whole_run
 from introspect_jax.config import default_config
 from introspect_jax.errors import UserError
-from introspect_jax.report import agreement as agreements
-from introspect_jax.report import forms
+from studies import agreement as agreements
+from studies import forms
 
 SOME = ("gradient, projection", "Grad-CAM, cosine")
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from introspect_jax.evaluate.comparison import mean_interval
 from introspect_jax.explain import render
-from introspect_jax.report.study.collect import Collected
-from introspect_jax.report.study.page import device_words
+from studies.comparison import mean_interval
+from studies.pages.collect import Collected
+from studies.pages.page import device_words
 
 Part = dict[str, Any]
 

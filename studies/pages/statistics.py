@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from introspect_jax.evaluate.comparison import (
+from studies.comparison import (
     holm,
     mean_interval,
     paired_difference,
     seeds_needed,
     smallest_detectable,
 )
-from introspect_jax.report.study.collect import Collected
+from studies.pages.collect import Collected
 
 # Of the test split, at the last step and at the best on validation.
 METRICS = ("top1", "nll", "ece")

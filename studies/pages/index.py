@@ -5,9 +5,9 @@ from typing import Any
 from etils import epath
 
 from introspect_jax.errors import UserError
-from introspect_jax.report.study.page import device_words
-from introspect_jax.report.study.tables import difference, p_value, ratio, to_markdown
 from introspect_jax.train.files import read_json, write_text
+from studies.pages.page import device_words
+from studies.pages.tables import difference, p_value, ratio, to_markdown
 
 
 def write_index(results: str) -> str:

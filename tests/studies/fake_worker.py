@@ -7,7 +7,7 @@ import time
 
 
 def work(connection, stop, cpus):
-    """As `study.worker.work`; the name of the arm's method says what happens."""
+    """As `studies.worker.work`; the name of the arm's method says what happens."""
     while True:
         try:
             job = connection.recv()

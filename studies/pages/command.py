@@ -9,10 +9,10 @@ from etils import epath
 from introspect_jax.errors import UserError
 from introspect_jax.explain import render
 from introspect_jax.report import figures
-from introspect_jax.report.load import Run, load_run
-from introspect_jax.report.study import charts, page, statistics, tables
-from introspect_jax.report.study.collect import Collected, collect
 from introspect_jax.train.files import write_json, write_text
+from introspect_jax.train.restore import Run, load_run
+from studies.pages import charts, page, statistics, tables
+from studies.pages.collect import Collected, collect
 
 # Arms whose class similarity is drawn, at most.
 _HEAT_MAPS = 3

@@ -16,11 +16,11 @@ from introspect_jax.explain import render
 from introspect_jax.explain.agreement import agreement_beyond, rank_agreement
 from introspect_jax.explain.metrics import mean_interval
 from introspect_jax.models import make_logits_fn
-from introspect_jax.report.forms import FORMS, OWN_LOGITS, WEIGHT_ROWS, controls
-from introspect_jax.report.load import Run, absolute, check_same_data, load_run
 from introspect_jax.train.checkpoint import Checkpoints
 from introspect_jax.train.files import write_json, write_text
+from introspect_jax.train.restore import Run, absolute, check_same_data, load_run
 from introspect_jax.train.state import deployed_variables
+from studies.forms import FORMS, OWN_LOGITS, WEIGHT_ROWS, controls
 
 # Column -> what it says, each a rank correlation over the classes that are not the
 # label.

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from introspect_jax.study.plan import Plan, Run
-from introspect_jax.study.records import Records
 from introspect_jax.train.progress import duration
+from studies.plan import Plan, Run
+from studies.records import Records
 
 
 class Progress(contextlib.AbstractContextManager):

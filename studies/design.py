@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import importlib.util
 import os
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -13,7 +14,11 @@ from ml_collections import ConfigDict
 
 from introspect_jax.config import default_config, fields, validate
 from introspect_jax.errors import UserError, nearest, unknown
-from introspect_jax.study.sweeps import Fields, Sweep, point
+from studies.sweeps import Fields, Sweep, point
+
+# Files that are not in the current folder are looked for in the checkout, so that
+# studies run from any folder.
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +109,7 @@ def load_study(path: str) -> tuple[str, Study]:
     study = _call(path, "get_study")
     if not isinstance(study, Study):
         raise UserError(
-            f"get_study of {path!r} must return an introspect_jax.study.Study, got "
+            f"get_study of {path!r} must return a studies.Study, got "
             f"{type(study).__name__}"
         )
     return file_name(path), study
@@ -151,6 +156,8 @@ def file_name(path: str) -> str:
 def _call(path: str, function: str) -> Any:
     """What the function of that file returns."""
     file, _, argument = path.partition(":")
+    if not os.path.isfile(file) and (ROOT / file).is_file():
+        file = str(ROOT / file)
     if not os.path.isfile(file):
         folder = os.path.dirname(file) or "."
         there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []

@@ -5,9 +5,9 @@ from conftest import ROOT
 
 from introspect_jax.config import config_hash, fields
 from introspect_jax.errors import UserError
-from introspect_jax.study import Study, chain, point, sweep
-from introspect_jax.study.design import load_study
-from introspect_jax.study.plan import Planner
+from studies import Study, chain, point, sweep
+from studies.design import load_study
+from studies.plan import Planner
 
 EPSILON = "method.label_smoothing.epsilon"
 ARMS = chain(

@@ -12,11 +12,11 @@ from typing import Any
 
 from introspect_jax.errors import UserError
 from introspect_jax.machine import usable_cpus
-from introspect_jax.study.design import Study
-from introspect_jax.study.plan import Plan, Planner, Run
-from introspect_jax.study.progress import Progress
-from introspect_jax.study.records import Records
-from introspect_jax.study.worker import work
+from studies.design import Study
+from studies.plan import Plan, Planner, Run
+from studies.progress import Progress
+from studies.records import Records
+from studies.worker import work
 
 # The last share of the time budget is for saving what is under way, and its most.
 _CLOSING, _CLOSING_SECONDS = 0.25, 40.0

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from introspect_jax.errors import UserError
-from introspect_jax.study.design import file_name, load_study
-from introspect_jax.study.records import Records
-from introspect_jax.study.runner import Runner
 from introspect_jax.train.progress import duration
+from studies.design import file_name, load_study
+from studies.records import Records
+from studies.runner import Runner
 
 
 def run(

@@ -10,9 +10,9 @@ from introspect_jax import methods, models
 from introspect_jax.data.batches import padded_batches
 from introspect_jax.data.sources import Dataset
 from introspect_jax.methods import Teacher
-from introspect_jax.report.load import load_config
 from introspect_jax.teachers import teacher_config
 from introspect_jax.train.experiment import Experiment, build, untrained_teacher
+from introspect_jax.train.restore import load_config
 from introspect_jax.train.state import deployed_variables
 
 STEPS = 8

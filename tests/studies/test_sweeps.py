@@ -2,7 +2,7 @@
 
 import pytest
 
-from introspect_jax.study import chain, point, product, sweep, zipped
+from studies import chain, point, product, sweep, zipped
 
 RATES = sweep("optimizer.learning_rate", [0.1, 0.2])
 SEEDS = sweep("seed", [0, 1])

@@ -3,10 +3,10 @@
 import collections
 from typing import Any
 
-from introspect_jax.report.study import tables
-from introspect_jax.report.study.collect import Collected
-from introspect_jax.report.study.statistics import SIGNIFICANT
 from introspect_jax.train.progress import duration
+from studies.pages import tables
+from studies.pages.collect import Collected
+from studies.pages.statistics import SIGNIFICANT
 
 Part = dict[str, Any]
 

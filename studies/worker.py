@@ -18,8 +18,8 @@ from introspect_jax.data import sources
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import Stopped, UserError
 from introspect_jax.machine import enable_compilation_cache
-from introspect_jax.study.timing import time_config
 from introspect_jax.train.progress import Reporter
+from studies.timing import time_config
 
 # Messages to the study: (kind, id of the run, what there is to say).
 Message = tuple[str, str, Any]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from introspect_jax.report.study.collect import Collected
+from studies.pages.collect import Collected
 
 Row = dict[str, Any]
 Part = dict[str, Any]
