@@ -109,26 +109,63 @@ def default_config() -> ConfigDict:
     )
 
 
-def for_pictures(config: ConfigDict, chunk_size: int = 10) -> ConfigDict:
-    """Copies a config, replacing the training defaults by those of the library.
+def pictures_config() -> ConfigDict:
+    """`config.explain`: what pictures show, with the library's numbers of samples.
 
-    Args:
-      config: Config with the fields of `default_config`; fields that differ from the
-        training defaults are kept.
-      chunk_size: Number of samples or steps processed at once, which bounds memory.
+    `explanation` and `similarity` are `""` by default: those of the method, if it has
+    fields of these names, or else the first of the library.
     """
-    config = config.copy_and_resolve_references()
-    training = default_config()
-    with config.unlocked():
-        for name, cls in EXPLANATIONS.items():
-            for field, value in _fields(cls).items():
-                if config[name][field] == training[name][field]:
-                    config[name][field] = value
-        config.chunk_size = config.chunk_size or chunk_size
+    config = default_config()
+    for name, cls in EXPLANATIONS.items():
+        for field, value in _fields(cls).items():
+            config[name][field] = value
+    config.explanation = config.similarity = ""
+    config.chunk_size = 10  # bounds the memory
     return config
 
 
-def check(config: ConfigDict, prefix: str = "method.introspective.") -> None:
+def check_pictures(config: ConfigDict) -> None:
+    """Raises a UserError for a `config.explain` that cannot be; takes the whole."""
+    check(for_pictures(config), "explain.")
+
+
+def for_pictures(config: ConfigDict) -> ConfigDict:
+    """`config.explain` with the names of explanation and similarity filled in.
+
+    Args:
+      config: The whole config.
+    """
+    explain = ConfigDict(config.explain.to_dict())
+    method = config.method.get(config.method.name, {})
+    plain = default_config()
+    for field in ("explanation", "similarity"):
+        explain[field] = explain[field] or method.get(field, plain[field])
+    return explain
+
+
+def over_many(config: ConfigDict) -> ConfigDict:
+    """A copy of `for_pictures` for many images: with the samples of training wherever
+    the numbers are the library's."""
+    config = ConfigDict(config.to_dict())
+    training, library = default_config(), pictures_config()
+    for name, cls in EXPLANATIONS.items():
+        for field in _fields(cls):
+            if config[name][field] == library[name][field]:
+                config[name][field] = training[name][field]
+    return config
+
+
+def needs(config: ConfigDict) -> list[str]:
+    """The optional methods of a network that `bind` would ask it for."""
+    required = _required(EXPLANATIONS[config.explanation])
+    parts = {"features_fn": ["maps"], "head_fn": ["classify"]}
+    found = [part for name in required for part in parts.get(name, [])]
+    if config.similarity == "cosine" and config.norms == "last_layer":
+        found += ["features", "last_layer"]
+    return found
+
+
+def check(config: ConfigDict, prefix: str) -> None:
     """Raises a UserError for unknown options or values out of range.
 
     Args:

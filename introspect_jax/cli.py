@@ -10,8 +10,8 @@ from typing import Any, NoReturn, cast
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from introspect_jax import methods
-from introspect_jax.config import default_config, fields, validate
+from introspect_jax import data, methods, models, optimizers
+from introspect_jax.config import default_config, fields, is_option, lock, validate
 from introspect_jax.errors import Stopped, UserError, nearest
 from introspect_jax.processes import STOPPED, leave
 
@@ -24,7 +24,11 @@ def define_config_flag() -> None:
         "config",
         None,
         "A file of configs/, with :ARGUMENT where it takes one; --config.FIELD=VALUE "
-        "sets a field of introspect_jax/config.py.",
+        "sets a field; --config.model.name=help (data, method, optimizer) lists names.",
+        lock_config=False,
+        # Fields that are not there are refused by the locks of the config itself, but
+        # for those of `options` (config.lock).
+        accept_new_attributes=True,
     )
 
 
@@ -62,14 +66,15 @@ def read_config() -> tuple[str, ConfigDict]:
     name = os.path.splitext(os.path.basename(path))[0]
     if argument:
         name += "-" + re.sub(r"[^\w.]+", "-", argument)
-    return name, config.lock()
+    return name, lock(config)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
     """`FLAGS(argv)`, with errors in a line: ml_collections raises while parsing."""
-    if any(re.fullmatch(r"--?config\.method\.name=help", word) for word in argv[1:]):
-        print(methods.describe())
-        sys.exit(0)
+    for door in (models.DOOR, data.DOOR, methods.DOOR, optimizers.DOOR):
+        if any(re.fullmatch(rf"--?config\.{door.field}\.name=help", w) for w in argv):
+            print(door.describe())
+            sys.exit(0)
     try:
         _check_config_path(argv)
         rest = flags.FLAGS(list(argv))
@@ -95,7 +100,7 @@ def _overrides(argv: Sequence[str]) -> list[str]:
 def _explain(argv: Sequence[str], error: Exception) -> str:
     known = fields(default_config())
     for name in _overrides(argv):
-        if name not in known:
+        if name not in known and not is_option(name):
             inside = sorted(k for k in known if k.startswith(f"{name}."))
             if inside:
                 return f"config.{name} is a group; set one of: {', '.join(inside)}"

@@ -1,4 +1,8 @@
-"""The fields of every experiment, their defaults and their checks."""
+"""The fields of every experiment: what the parts have, put together and checked.
+
+Each part (network, data, method, ...) has its own fields and checks in its own folder;
+those of the run itself are here.
+"""
 
 import hashlib
 import json
@@ -7,18 +11,38 @@ from typing import cast
 import numpy as np
 from ml_collections import ConfigDict
 
-from introspect_jax import binding, methods, models
+from introspect_jax import binding, data, methods, models, optimizers
+from introspect_jax import options as checks
 from introspect_jax.errors import UserError, nearest
-from introspect_jax.train import optimizer, parallel
+from introspect_jax.train import parallel
 
-# Part of the names of runs; another word whenever a default changes its value, so that
-# no run with the old one is taken for one with the new. New fields change nothing.
-DEFAULTS = ""
+# Group of the config -> its fields, and what checks them in the whole config.
+PARTS = {
+    "model": (models.default_config, models.check),
+    "data": (data.default_config, data.check),
+    "method": (methods.default_config, methods.check),
+    "optimizer": (optimizers.default_config, optimizers.check),
+    "parallel": (parallel.default_config, parallel.check),
+    "explain": (binding.pictures_config, binding.check_pictures),
+}
+# Of parts from outside, which have fields that are not known here.
+OPTIONS = "options"
+_COUNTS = (
+    "total_steps",
+    "batch_size",
+    "eval_batch_size",
+    "log_steps",
+    "eval_steps",
+    "checkpoint_steps",
+    "checkpoints_kept",
+    "accumulation_steps",
+)
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 def default_config() -> ConfigDict:
-    """What `configs/*.py` start from; a field that is not here does not exist.
+    """What `configs/*.py` start from; a field that is not here does not exist, but for
+    those of `model.options`, `data.options`, `method.options`, `optimizer.options`.
 
     Steps count batches; sizes are pixels; shares lie in [0, 1].
     """
@@ -36,112 +60,66 @@ def default_config() -> ConfigDict:
             "average_decay": 0.0,  # exponential average of the weights; 0 is off
             # A step in this many pieces, one after the other, for less memory.
             "accumulation_steps": 1,
-            "model": {
-                "name": "resnet20",
-                "stem": "small",
-                "dtype": "float32",
-                "norm": "batch",
-                "remat": False,  # blocks are computed again for gradients: less memory
-            },
-            "data": {
-                "name": "cifar10",
-                "data_dir": "",  # "": TFDS_DATA_DIR, or TFDS's own default
-                "train_split": "train",
-                "test_split": "test",
-                "validation_fraction": 0.1,  # of the training split
-                "train_examples": 0,  # of what is left for training; 0: all
-                "label_noise": 0.0,  # share of wrong labels in the training split
-                "load_size": 0,  # images are resized to this; 0: as they are
-                "image_size": 0,  # the network sees crops of this; 0: load_size
-                "mean": (0.5,),  # of pixels in [0, 1], one for all channels or each
-                "std": (0.25,),
-                "device_megabytes": 2000,  # larger training splits are streamed
-                "read_threads": 4,
-                "augment": {
-                    "crop_padding": 0,
-                    "flip": False,
-                    "cutout": 0,  # side of the square
-                    "mixup": 0.0,  # alpha
-                    "cutmix": 0.0,  # alpha
-                },
-            },
-            "method": {
-                "name": "introspective",
-                # Work folder of a finished run; "": one that differs from this run in
-                # the fields below is trained first, by standard training.
-                "teacher": "",
-                "teacher_model": "",  # its model.name; "": that of this run
-                "teacher_seed": 1000,
-                # Its data.train_examples; 0: those of this run; -1: all there are.
-                "teacher_examples": 0,
-                "teacher_steps": 0,  # its total_steps; 0: those of this run
-            },
-            "optimizer": optimizer.default_config(),
-            "parallel": parallel.default_config(),
+            **{name: fields_of() for name, (fields_of, _) in PARTS.items()},
         }
     )
-    for name, module in methods.modules().items():
-        config.method[name] = module.default_config()
-    return config.lock()
+    return lock(config)
+
+
+def lock(config: ConfigDict) -> ConfigDict:
+    """Locks all but the options of parts from outside; returns the config."""
+    config.lock()
+    for name in PARTS:
+        if OPTIONS in config[name]:
+            config[name][OPTIONS].unlock()
+    return config
 
 
 def validate(config: ConfigDict) -> None:
     """Raises a UserError for values that cannot be, before anything is read."""
+    _check_fields(config)
+    checks.check_least("", config, **dict.fromkeys(_COUNTS, 1), seed=0)
+    if config.seed >= 2**32:
+        raise UserError(f"seed must be below 2**32, got {config.seed}")
+    checks.check_range("", config, average_decay=(0, 1, "[)"))
+    for _, check in PARTS.values():
+        check(config)
+
+
+def _check_fields(config: ConfigDict) -> None:
+    """Raises a UserError for fields that do not exist or are of another type."""
     defaults, given = fields(default_config()), fields(config)
+    free = {name for name in given if is_option(name)}
     missing, more = defaults.keys() - given.keys(), given.keys() - defaults.keys()
     if missing:
         raise UserError(
             f"the config has no field {min(missing)!r}; start from "
             "introspect_jax.config.default_config(), as configs/*.py do"
         )
-    if more:
-        raise UserError(
-            f"unknown field config.{min(more)}{nearest(min(more), defaults)}"
-        )
+    if more - free:
+        field = min(more - free)
+        raise UserError(f"unknown field config.{field}{nearest(field, defaults)}")
     for field, value in given.items():
-        _check_type(field, value, defaults[field])
-    for field, low in (
-        ("total_steps", 1),
-        ("batch_size", 1),
-        ("eval_batch_size", 1),
-        ("log_steps", 1),
-        ("eval_steps", 1),
-        ("checkpoint_steps", 1),
-        ("checkpoints_kept", 1),
-        ("accumulation_steps", 1),
-        ("seed", 0),
-        ("data.train_examples", 0),
-        ("data.load_size", 0),
-        ("data.image_size", 0),
-        ("data.device_megabytes", 0),
-        ("data.read_threads", 0),
-    ):
-        value = _get(config, field)
-        if value < low:
-            raise UserError(f"{field} must be at least {low}, got {value}")
-    if config.data.read_threads > 1000:
-        raise UserError(
-            f"data.read_threads must be at most 1000, got {config.data.read_threads}"
-        )
-    if config.seed >= 2**32:
-        raise UserError(f"seed must be below 2**32, got {config.seed}")
-    for field in ("average_decay", "data.validation_fraction", "data.label_noise"):
-        if not 0 <= _get(config, field) < 1:
-            raise UserError(f"{field} must lie in [0, 1), got {_get(config, field)}")
-    methods.check_name(config.method.name)
-    _check_teacher(config)
-    # The pictures of every run explain by these options, whatever its method.
-    binding.check(config.method.introspective)
-    models.build(**config.model, num_classes=2)
-    optimizer.check(config.optimizer)
-    parallel.check(config.parallel, config.batch_size)
-    replicas = config.parallel.replicas if config.parallel.mode == "pmapped" else 1
-    if config.accumulation_steps * replicas > config.batch_size:
-        raise UserError(
-            f"accumulation_steps is {config.accumulation_steps}, more than the "
-            f"{config.batch_size // replicas} examples that there are"
-            + (" for a replica" if replicas > 1 else " in a batch")
-        )
+        if field in free:
+            _check_option(field, value)
+        else:
+            _check_type(field, value, defaults[field])
+
+
+def is_option(field: str) -> bool:
+    """Whether it is a field of `<part>.options`."""
+    words = field.split(".")
+    return len(words) > 2 and words[0] in PARTS and words[1] == OPTIONS
+
+
+def _check_option(field: str, value: object) -> None:
+    """Raises a UserError for what a file of JSON does not give back."""
+    for entry in value if isinstance(value, list | tuple) else (value,):
+        if not isinstance(entry, bool | int | float | str | None):
+            raise UserError(
+                f"{field} must be a number, a string, True, False, None, or several "
+                f"of them, got {value!r}"
+            )
 
 
 def _check_type(field: str, value: object, default: object) -> None:
@@ -171,46 +149,6 @@ def _check_type(field: str, value: object, default: object) -> None:
         raise UserError(f"{field} must be finite (as float32), got {value!r}")
 
 
-def _check_teacher(config: ConfigDict) -> None:
-    method = config.method
-    kind = methods.teacher_kind(method.name)
-    if kind is None and method.teacher:
-        takers = [name for name in methods.modules() if methods.teacher_kind(name)]
-        raise UserError(
-            f"method.teacher is {method.teacher!r}, but {method.name!r} learns from no "
-            f"teacher; those that do: {', '.join(takers)}"
-        )
-    if kind is None or method.teacher:
-        return
-    if method.teacher_model:
-        models.build(method.teacher_model, 2)
-    if not 0 <= method.teacher_seed < 2**32:
-        raise UserError(
-            f"method.teacher_seed must lie in [0, 2**32), got {method.teacher_seed}"
-        )
-    if method.teacher_examples < -1:
-        raise UserError(
-            "method.teacher_examples must be -1 (all), 0 (those of this run) or their "
-            f"number, got {method.teacher_examples}"
-        )
-    if method.teacher_steps < 0:
-        raise UserError(
-            "method.teacher_steps must be 0 (those of this run) or their number, got "
-            f"{method.teacher_steps}"
-        )
-    if method.teacher_seed == config.seed:
-        raise UserError(
-            f"method.teacher_seed and seed are both {config.seed}: the teacher would "
-            "start from the values and see the order of this run; choose another"
-        )
-    if kind == "same network" and method.teacher_model not in ("", config.model.name):
-        raise UserError(
-            f"{method.name} learns from a network of its own kind; got method."
-            f"teacher_model={method.teacher_model} for model.name={config.model.name}: "
-            "leave it empty, or use --config.method.name=kd"
-        )
-
-
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     """Dotted name -> value of every field."""
     flat: dict[str, object] = {}
@@ -230,16 +168,11 @@ def to_json(config: ConfigDict) -> str:
 def config_hash(config: ConfigDict) -> str:
     """Eight hexadecimal digits that tell configs apart.
 
-    Of what differs from the defaults (and of `DEFAULTS`), so that a field that is new
-    in a later version does not give another name to runs that do not use it.
+    Of what differs from the defaults, so that a field that is new in a later version
+    does not give another name to runs that do not use it. (A run whose defaults had
+    other values keeps them in its folder, which is then refused: `open_workdir`.)
     """
     defaults, now = fields(default_config()), fields(config)
     set_here = {name: v for name, v in now.items() if v != defaults.get(name)}
-    text = DEFAULTS + json.dumps(set_here, sort_keys=True)
+    text = json.dumps(set_here, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _get(config: ConfigDict, field: str):
-    for name in field.split("."):
-        config = config[name]
-    return config

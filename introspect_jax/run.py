@@ -1,7 +1,6 @@
 """A whole run: data, training, test, files."""
 
 import datetime
-import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +12,18 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from introspect_jax import processes, teachers
-from introspect_jax.data import sources
+from introspect_jax import data, processes, teachers
 from introspect_jax.data.sources import Dataset
 from introspect_jax.machine import describe_device, describe_versions
 from introspect_jax.report import figures
+from introspect_jax.train import restore
 from introspect_jax.train.check import check
-from introspect_jax.train.experiment import Experiment, build
+from introspect_jax.train.devices import at_hand, make_mesh
 from introspect_jax.train.files import write_json
-from introspect_jax.train.loop import never, train
-from introspect_jax.train.parallel import at_hand
+from introspect_jax.train.loop import Result, never, train
 from introspect_jax.train.progress import Reporter, read_cost
 from introspect_jax.train.state import deployed_variables
+from introspect_jax.train.trainer import Trainer, build
 from introspect_jax.workdir import default_workdir, open_workdir, write_config
 
 
@@ -68,53 +67,47 @@ def run(
             return summary
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             logging.warning("%s is damaged (%s); written anew", finished, error)
-    experiment = prepare(
-        name, config, workdir, dataset=dataset, should_stop=should_stop
-    )
+    dataset = dataset or data.load(config.data, hold=jax.process_count() == 1)
+    teacher = teachers.find(name, config, workdir, dataset)
+    trainer = build(config, dataset, teacher=teacher.model if teacher else None)
+    check(trainer)
     if processes.is_first():
-        write_config(workdir, config)
+        write_config(workdir, config, dataset.describe())
 
-    with make_reporter(
-        config.total_steps, experiment.steps_per_epoch, config.batch_size
-    ) as reporter:
-        result = train(experiment, workdir, reporter, should_stop)
-    last = deployed_variables(experiment.method, result.last)
-    best = deployed_variables(experiment.method, result.best)
+    def train_first(name: str, config: ConfigDict, path: str) -> None:
+        run(name, config, path, should_stop=should_stop)
+
+    # Whatever is trained first is trained here, on its own account.
+    constants = trainer.constants(teacher.resolve(train_first) if teacher else None)
+    steps = (config.total_steps, trainer.context.steps_per_epoch, config.batch_size)
+    with make_reporter(*steps) as reporter:
+        result = train(
+            trainer, constants, dataset.validation, workdir, reporter, should_stop
+        )
+    variables = {
+        "last": deployed_variables(trainer.method, result.last),
+        "best": deployed_variables(trainer.method, result.best),
+    }
     scores = None
     if config.evaluate_test:
         # The test split is read here, once, after every choice has been made.
-        test = experiment.dataset.test
-        scores = {"last": experiment.evaluate(last, test)}
+        scores = {"last": trainer.evaluator(variables["last"], dataset.test)}
         scores["best"] = (
             scores["last"]
             if result.best_step == config.total_steps
-            else experiment.evaluate(best, test)
+            else trainer.evaluator(variables["best"], dataset.test)
         )
     summary = {
         "name": name,
-        "method": config.method.name,
-        "seed": config.seed,
-        "test": scores,
-        "validation": result.validation,
-        "steps": {"last": config.total_steps, "best": result.best_step},
-        "seconds": round(result.seconds, 2),
-        "examples": {
-            "train": len(experiment.dataset.train),
-            "validation": len(experiment.dataset.validation),
-            "test": len(experiment.dataset.test),
-        },
-        "classes": experiment.dataset.describe_classes(),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(last["params"])),
+        **_describe(config, dataset, result, scores),
+        "parameters": sum(x.size for x in jax.tree.leaves(variables["last"]["params"])),
         "cost": read_cost(workdir),
         "teacher": teachers.read_record(workdir),
-        "state_sha256": result.state_sha256,
-        "versions": describe_versions(),
-        "device": describe_device(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     if pictures and processes.is_first():
+        trained = _trained(trainer, dataset, variables["last"], result)
         try:
-            figures.draw_all(experiment.alone(), at_hand(last), workdir)
+            figures.draw_all(trained, workdir)
         except Exception as error:  # no picture is worth the result of a run
             trace = not isinstance(error, OSError)
             logging.error("a picture could not be drawn: %s", error, exc_info=trace)
@@ -126,33 +119,44 @@ def run(
     return summary
 
 
-def prepare(
-    name: str,
-    config: ConfigDict,
-    workdir: epath.Path,
-    *,
-    dataset: Dataset | None = None,
-    should_stop: Callable[[int], bool] = never,
-) -> Experiment:
-    """The experiment of a config, after all that can be said before compiling.
+def _describe(
+    config: ConfigDict, dataset: Dataset, result: Result, scores: dict | None
+) -> dict[str, Any]:
+    """What `summary.json` says of any run."""
+    return {
+        "method": config.method.name,
+        "seed": config.seed,
+        "test": scores,
+        "validation": result.validation,
+        "steps": {"last": config.total_steps, "best": result.best_step},
+        "seconds": round(result.seconds, 2),
+        "examples": dataset.describe()["examples"],
+        "classes": dataset.describe_classes(),
+        "state_sha256": result.state_sha256,
+        "versions": describe_versions(),
+        "device": describe_device(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
 
-    Args:
-      name: of the config.
-      config: validated and locked.
-      workdir: of `open_workdir`; nothing is written.
-      dataset: of the config, where it is at hand.
-      should_stop: see `train`, for a teacher that is trained first.
 
-    Raises:
-      UserError: see `data.sources.load`, `teachers.find`, `experiment.build`, `check`.
-    """
-    one = jax.process_count() == 1
-    dataset = dataset or sources.load(config.data, hold=one)
-    train_first = functools.partial(run, should_stop=should_stop)
-    teacher = teachers.find(name, config, workdir, dataset, train_first=train_first)
-    experiment = build(config, dataset, teacher=teacher)
-    check(experiment)
-    return experiment
+def _trained(
+    trainer: Trainer, dataset: Dataset, variables: Any, result: Result
+) -> restore.Run:
+    """The network as it is now, for work that one process does without the others."""
+    alone = jax.process_count() > 1
+    return restore.Run(
+        trainer.config,
+        trainer.method.model,
+        at_hand(variables),
+        trainer.evaluator.preprocess,
+        dataset.class_names,
+        dataset.image_shape,
+        dataset.describe()["dtype"],
+        trainer.config.total_steps,
+        result.state_sha256,
+        make_mesh({}, jax.local_devices()) if alone else trainer.parallel.mesh,
+        lambda: dataset,
+    )
 
 
 def _show(summary: dict[str, Any], workdir: epath.Path, remark: str) -> None:

@@ -1,9 +1,12 @@
 """The teacher of a run: the work folder of another run, trained first if need be."""
 
+import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
@@ -11,20 +14,19 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from introspect_jax import methods, models
-from introspect_jax.config import default_config, fields
+from introspect_jax.config import default_config, lock
 from introspect_jax.data.batches import padded_batches
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.methods import Teacher
-from introspect_jax.models import make_logits_fn
 from introspect_jax.processes import is_first
 from introspect_jax.train.files import read_json, write_json
 from introspect_jax.train.restore import (
     Run,
     absolute,
     check_same_data,
+    load,
     load_config,
-    load_run,
 )
 from introspect_jax.workdir import default_workdir
 
@@ -33,72 +35,85 @@ _AGAIN = "If it is lost, remove its summary.json and run its own command again"
 _RECORDED = ("test", "steps", "seconds", "cost")
 
 
+@dataclasses.dataclass(frozen=True)
+class TeacherRun:
+    """The run that a student learns from, which may still have to be trained.
+
+    Attributes:
+      name: Of the config.
+      config: Of the teacher.
+      folder: Its work folder.
+      model: Its network.
+      dataset: Of both.
+      workdir: Of the student; `teacher.json` in it says which teacher it has.
+    """
+
+    name: str
+    config: ConfigDict
+    folder: epath.Path
+    model: nn.Module
+    dataset: Dataset
+    workdir: epath.Path
+
+    def resolve(self, train_first: Callable[[str, ConfigDict, str], Any]) -> Teacher:
+        """Its network, trained first if it is not there.
+
+        Args:
+          train_first: `run.run`, and what stops it.
+
+        Raises:
+          UserError: It cannot be read, or is not the one that the student began with.
+        """
+        if not (self.folder / "summary.json").exists():
+            logging.warning("the teacher is trained first, in %s", self.folder)
+            train_first(self.name, self.config, str(self.folder))
+        try:
+            # On one device: its batch need not be one that all could share.
+            run = load(str(self.folder), self.dataset, jax.local_devices()[:1])
+        except UserError as error:
+            raise UserError(
+                f"the teacher {str(self.folder)!r}: {error}. {_AGAIN}"
+            ) from error
+        _record(self.workdir, self.folder, run)
+        return Teacher(run.variables, functools.partial(mean_probs, run))
+
+
 def find(
-    name: str,
-    config: ConfigDict,
-    workdir: epath.Path,
-    dataset: Dataset,
-    *,
-    train_first: Callable[[str, ConfigDict, str], Any],
-) -> Teacher | None:
+    name: str, config: ConfigDict, workdir: epath.Path, dataset: Dataset
+) -> TeacherRun | None:
     """The teacher that `config.method` asks for, or None if its method has none.
 
-    It is `method.teacher`, a finished run; or else one that is trained now, by standard
-    training with `method.teacher_model` and `method.teacher_seed`, in the folder beside
-    this run's that its own command would take, where all students of its config find
-    it. Nothing is trained or read before the variables are asked for.
+    It is `method.teacher`, a finished run; or else one that is trained first, by
+    standard training with `method.teacher_model` and `method.teacher_seed`, in the
+    folder beside this run's that its own command would take, where all students of its
+    config find it. Nothing is trained or read here: see `TeacherRun.resolve`.
 
     Args:
-      name: of the config.
-      config: of the student.
-      workdir: of the student; `teacher.json` in it says which teacher it has.
-      dataset: of both.
-      train_first: `run.run`, and what stops it.
+      name: Of the config.
+      config: Of the student.
+      workdir: Of the student.
+      dataset: Of both.
 
     Raises:
-      UserError: a teacher that is not there, not finished, of other data or classes,
+      UserError: A teacher that is not there, not finished, of other data or classes,
         or of another kind than the method needs.
     """
     kind = methods.teacher_kind(config.method.name)
     if kind is None:
         return None
     if config.method.teacher:
-        path = absolute(config.method.teacher)
-        if path == workdir:
+        folder = absolute(config.method.teacher)
+        if folder == workdir:
             raise UserError(
-                f"method.teacher {str(path)!r} is the work folder of this run"
+                f"method.teacher {str(folder)!r} is the work folder of this run"
             )
         taught = load_config(config.method.teacher)
-        _check(config, taught, path, kind, dataset)
+        _check(config, taught, folder, kind, dataset)
     else:
         taught = teacher_config(config)
-        folder = default_workdir(name, taught).rpartition("/")[2]
-        path = workdir.parent / folder
-    loaded: list[Run] = []
-
-    def load() -> Run:
-        if not loaded:
-            if not (path / "summary.json").exists():
-                logging.warning("the teacher is trained first, in %s", path)
-                train_first(name, taught, str(path))
-            try:
-                # On one device: its batch need not be one that all could share.
-                found = load_run(str(path), dataset, jax.local_devices()[:1])
-            except UserError as error:
-                raise UserError(
-                    f"the teacher {str(path)!r}: {error}. {_AGAIN}"
-                ) from error
-            _record(workdir, path, found)
-            loaded.append(found)
-        return loaded[0]
-
-    model = models.build(**taught.model, num_classes=dataset.num_classes)
-
-    return Teacher(
-        model=model,
-        variables=lambda: load().variables,
-        mean_probs=lambda temperature: mean_probs(load(), temperature),
-    )
+        folder = workdir.parent / default_workdir(name, taught).rpartition("/")[2]
+    model = models.from_config(taught.model, dataset.num_classes)
+    return TeacherRun(name, taught, folder, model, dataset, workdir)
 
 
 def teacher_config(config: ConfigDict) -> ConfigDict:
@@ -106,13 +121,14 @@ def teacher_config(config: ConfigDict) -> ConfigDict:
     taught = ConfigDict(config.to_dict())
     taught.method = default_config().method
     taught.method.name = "standard"
-    taught.model.name = config.method.teacher_model or config.model.name
+    taught.explain = default_config().explain  # students may show what they like
+    taught.model = methods.teacher_model(config)
     taught.seed = config.method.teacher_seed
     if config.method.teacher_examples:
         taught.data.train_examples = max(0, config.method.teacher_examples)
     taught.total_steps = config.method.teacher_steps or config.total_steps
     taught.evaluate_test = True  # one teacher for trials and final runs
-    return taught.lock()
+    return lock(taught)
 
 
 def mean_probs(run: Run, temperature: float) -> np.ndarray:
@@ -122,21 +138,19 @@ def mean_probs(run: Run, temperature: float) -> np.ndarray:
       run: of the teacher.
       temperature: of its softmax.
     """
-    experiment = run.experiment
-    logits_fn = make_logits_fn(experiment.model, run.variables)
-    probs_fn = jax.jit(lambda x: jax.nn.softmax(logits_fn(x) / temperature))
-    classes = experiment.dataset.num_classes
+    probs_fn = jax.jit(lambda x: jax.nn.softmax(run.logits_fn(x) / temperature))
+    classes = len(run.class_names)
     sums, counts = np.zeros((classes, classes)), np.zeros(classes)
     for pixels, labels, count in padded_batches(
-        experiment.dataset.train,
-        experiment.config.eval_batch_size,
-        threads=experiment.config.data.read_threads,
+        run.dataset.train,
+        run.config.eval_batch_size,
+        threads=run.config.data.read_threads,
     ):
-        probs = np.asarray(probs_fn(experiment.inputs(pixels)), np.float64)
+        probs = np.asarray(probs_fn(run.preprocess(pixels)), np.float64)
         np.add.at(sums, labels[:count], probs[:count])
         np.add.at(counts, labels[:count], 1)
     if not counts.all():
-        missing = experiment.dataset.class_names[int(np.argmin(counts))]
+        missing = run.class_names[int(np.argmin(counts))]
         raise UserError(
             f"the training split has no example of class {missing!r}, so its mean is "
             "not known; use another component"
@@ -163,17 +177,15 @@ def _check(
 ) -> None:
     """Raises a UserError for a teacher that cannot teach this student."""
     check_same_data(config, taught, str(path))
-    here, there = fields(config), fields(taught)
-    differing = [
-        f"model.{n}"
-        for n in ("name", "stem")
-        if here[f"model.{n}"] != there[f"model.{n}"]
-    ]
+    here, there = models.identity(config.model), models.identity(taught.model)
+    names = sorted(here.keys() | there.keys())
+    differing = [name for name in names if here.get(name) != there.get(name)]
     if kind == "same network" and differing:
+        field = differing[0]
         raise UserError(
             f"{config.method.name} learns from a network of its own kind; the teacher "
-            f"{str(path)!r} has {differing[0]}={there[differing[0]]}, this run "
-            f"{here[differing[0]]}: use --config.method.name=kd"
+            f"{str(path)!r} has model.{field}={there.get(field)}, this run "
+            f"{here.get(field)}: use --config.method.name=kd"
         )
     if not differing and config.seed == taught.seed:
         raise UserError(
@@ -225,7 +237,7 @@ def _record(workdir: epath.Path, path: epath.Path, found: Run) -> None:
             "or choose another --workdir"
         )
     if not before and is_first():
-        config = found.experiment.config
+        config = found.config
         record = {
             "workdir": str(path),
             "method": config.method.name,

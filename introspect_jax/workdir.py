@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 from introspect_jax.config import config_hash, default_config, fields, to_json
 from introspect_jax.errors import UserError
 from introspect_jax.processes import is_first
-from introspect_jax.train.files import write_text
+from introspect_jax.train.files import write_json, write_text
 
 
 def default_workdir(name: str, config: ConfigDict) -> str:
@@ -72,9 +73,18 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
     return workdir
 
 
-def write_config(workdir: epath.Path, config: ConfigDict) -> None:
+def write_config(
+    workdir: epath.Path, config: ConfigDict, about: dict[str, Any]
+) -> None:
     """Makes the folder that of this config; called when all its parts are known to fit,
-    so that a mistake leaves nothing behind that its correction would collide with."""
+    so that a mistake leaves nothing behind that its correction would collide with.
+
+    Args:
+      workdir: Of `open_workdir`.
+      config: Of the run.
+      about: What is known of the data, `Dataset.describe`.
+    """
+    write_json(workdir / "data.json", about)
     write_text(workdir / "config.json", to_json(config))
 
 

@@ -25,7 +25,9 @@ for name, default in explanation_fields().items():
     )
     define(f"explanation.{name}", None, f"Its field, such as {default}.")
 flags.DEFINE_string("similarity", None, "Similarity; default: that of the run.")
-flags.DEFINE_integer("chunk_size", 10, "Samples or steps at once; bounds the memory.")
+flags.DEFINE_integer(
+    "chunk_size", None, "Samples or steps at once; default: that of the run."
+)
 flags.DEFINE_integer("num_examples", 16, "Test images in the pictures.")
 flags.DEFINE_integer("metric_images", 64, "Test images that metrics are taken over.")
 flags.DEFINE_string("images", None, "Folder of one's own PNG and JPEG images instead.")
@@ -42,26 +44,25 @@ def main() -> None:
     from etils import epath
 
     from introspect_jax.report.explain_run import explain_run, show
-    from introspect_jax.train.restore import load_run
+    from introspect_jax.train.restore import load
 
-    run = load_run(FLAGS.workdir)
-    config = for_pictures(run.experiment.config.method.introspective)
-    with config.unlocked():
-        config.explanation = FLAGS.explanation or config.explanation
-        config.similarity = FLAGS.similarity or config.similarity
-        config.chunk_size = FLAGS.chunk_size
-        for field in explanation_fields():
-            value = FLAGS[f"explanation.{field}"].value
-            if value is None:
-                continue
-            fields = config.get(config.explanation, {})
-            if field not in fields:
-                known = ", ".join(fields) or "none"
-                raise UserError(
-                    f"--explanation.{field}: {config.explanation} has no such field; "
-                    f"its fields: {known}"
-                )
-            fields[field] = value
+    run = load(FLAGS.workdir)
+    config = for_pictures(run.config)
+    config.explanation = FLAGS.explanation or config.explanation
+    config.similarity = FLAGS.similarity or config.similarity
+    config.chunk_size = FLAGS.chunk_size or config.chunk_size
+    for field in explanation_fields():
+        value = FLAGS[f"explanation.{field}"].value
+        if value is None:
+            continue
+        fields = config.get(config.explanation, {})
+        if field not in fields:
+            known = ", ".join(fields) or "none"
+            raise UserError(
+                f"--explanation.{field}: {config.explanation} has no such field; its "
+                f"fields: {known}"
+            )
+        fields[field] = value
     check(config, "--")
     output = epath.Path(FLAGS.output)
     rows = explain_run(

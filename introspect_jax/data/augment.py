@@ -1,34 +1,14 @@
-"""Normalisation and augmentation on the device, inside the training step.
+"""Augmentation on the device, inside the training step.
 
 Crop, flip and cutout of an example depend on its own key alone, so the result does not
 depend on how a batch is cut or on the number of devices. Mixup and cutmix pair the
 examples of the whole batch.
 """
 
-from collections.abc import Sequence
-from typing import TypeVar
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from introspect_jax.errors import UserError
-
-ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
-
-
-def normalize(
-    images: jax.Array | np.ndarray, mean: Sequence[float], std: Sequence[float]
-) -> jax.Array:
-    """uint8 `[..., c]` to float32 `(x / 255 - mean) / std`, per channel or for all."""
-    pixels = jnp.asarray(images, jnp.float32) / 255
-    return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
-
-
-def center_crop(images: ArrayT, size: tuple[int, int]) -> ArrayT:
-    """The central `(h, w)` of `[batch, h', w', c]`."""
-    top, left = (images.shape[1] - size[0]) // 2, (images.shape[2] - size[1]) // 2
-    return images[:, top : top + size[0], left : left + size[1], :]
 
 
 def augment(
@@ -145,35 +125,16 @@ def cutmix(
     )
 
 
-def check(config, image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """The `(h, w)` that the network sees, after checking `config.data`.
-
-    Raises:
-      UserError: an augmentation out of range, or a size that does not fit.
-    """
-    size = (config.image_size,) * 2 if config.image_size else image_shape[:2]
-    if size[0] > image_shape[0] or size[1] > image_shape[1]:
-        raise UserError(
-            f"data.image_size is {config.image_size}, larger than the images "
-            f"{image_shape[:2]}; set data.load_size to at least as much"
-        )
-    options = config.augment
+def check(config, size: tuple[int, int]) -> None:
+    """Raises a UserError for a `config.data.augment` out of range, for images of that
+    size."""
     for name in ("crop_padding", "cutout", "mixup", "cutmix"):
-        if options[name] < 0:
+        if config[name] < 0:
             raise UserError(
-                f"data.augment.{name} must not be negative, got {options[name]}"
+                f"data.augment.{name} must not be negative, got {config[name]}"
             )
     for name in ("crop_padding", "cutout"):
-        if options[name] > min(size):
+        if config[name] > min(size):
             raise UserError(
-                f"data.augment.{name} is {options[name]}, larger than the images {size}"
+                f"data.augment.{name} is {config[name]}, larger than the images {size}"
             )
-    for name in ("mean", "std"):
-        if len(config[name]) not in (1, image_shape[2]):
-            raise UserError(
-                f"data.{name} has {len(config[name])} values for {image_shape[2]} "
-                "channels; give one for all or one each"
-            )
-    if min(config.std) <= 0:
-        raise UserError(f"data.std must be above 0, got {tuple(config.std)}")
-    return size[0], size[1]

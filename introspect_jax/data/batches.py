@@ -57,7 +57,7 @@ def stream(
       threads: readers; 0 reads in the calling thread.
 
     Yields:
-      Images uint8 `[batch, h, w, c]` and labels int32 `[batch]`, in order.
+      Images `[batch, h, w, c]` and labels int32 `[batch]`, in order.
     """
     import grain
 
@@ -84,7 +84,7 @@ def padded_batches(
       threads: readers; 0 reads in the calling thread.
 
     Yields:
-      Images uint8 `[rows, h, w, c]`, labels int32 `[rows]` and how many examples of the
+      Images `[rows, h, w, c]`, labels int32 `[rows]` and how many examples of the
       whole batch count: the last is filled up with copies of its first example.
     """
     total = len(source)

@@ -5,6 +5,7 @@ import numpy as np
 from introspect_jax.data.sources import Dataset, array_source, cut
 from introspect_jax.errors import UserError
 
+SUMMARY = "1,797 handwritten digits of 8x8 pixels, embedded in scikit-learn"
 TEST_FRACTION = 0.2
 
 

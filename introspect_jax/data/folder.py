@@ -10,6 +10,7 @@ from introspect_jax.data.images import decode
 from introspect_jax.data.sources import Dataset, Source, cut
 from introspect_jax.errors import UserError
 
+SUMMARY = "a folder of images, data.data_dir, with one sub-folder a class"
 TEST_FRACTION = 0.2
 SUFFIXES = (".png", ".jpg", ".jpeg")
 

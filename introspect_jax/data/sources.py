@@ -1,25 +1,20 @@
-"""Where images come from: TFDS, a folder, or the digits that scikit-learn ships.
-
-Whatever it is, a source ends as uint8 images of one shape that are read by number.
-"""
+"""What a data set is made of: labelled images of one shape, read by number."""
 
 import dataclasses
 import functools
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from introspect_jax.data.memory import describe, host_bytes
 from introspect_jax.errors import UserError
 
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-# Splits and wrong labels are the data set's, not the run's: one seed for all, whatever
-# `config.seed`.
-_SPLIT_SEED = 0
-_NOISE_SEED = 1
+# Splits are the data set's, not the run's: one seed for all, whatever `config.seed`.
+SPLIT_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,21 +22,43 @@ class Source:
     """Labelled images, read by position.
 
     Attributes:
-      read: numbers `[n]` -> images uint8 `[n, h, w, c]`, labels int32 `[n]`.
+      read: numbers `[n]` -> images `[n, h, w, c]`, labels int32 `[n]`.
       numbers: int `[len]`, what the positions of this source stand for.
       in_memory: reading costs nothing.
+      dtype: of the images: uint8 (pixels), or float32 in units of their own, by which
+        `data.mean` and `data.std` are given then.
+      classes: how many there are; if not 0, labels are checked when they are read.
     """
 
     read: Read
     numbers: np.ndarray
     in_memory: bool = False
+    dtype: DTypeLike = np.uint8
+    classes: int = 0
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def take(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 `[n, h, w, c]` and labels int32 `[n]` of these positions."""
-        return self.read(self.numbers[positions])
+        """Images `[n, h, w, c]` and labels int32 `[n]` of these positions.
+
+        Raises:
+          UserError: a source says other things of its images or labels than it gives.
+        """
+        images, labels = self.read(self.numbers[positions])
+        if images.dtype != self.dtype:
+            raise UserError(
+                f"a Source of {np.dtype(self.dtype)} images gave {images.dtype}: give "
+                "it Source(..., dtype=np.float32) or convert the images"
+            )
+        if self.classes and len(labels):
+            low, high = labels.min(), labels.max()
+            if not 0 <= low <= high < self.classes:
+                raise UserError(
+                    f"labels must lie in 0..{self.classes - 1}, got {low}..{high} (a "
+                    "split without labels?)"
+                )
+        return images, labels
 
     def subset(self, positions: np.ndarray) -> "Source":
         """The source that has only these positions, in their order."""
@@ -53,7 +70,12 @@ class Source:
             return self
         loaded = functools.cache(lambda: array_source(*self.read(self.numbers)))
         positions = np.arange(len(self))
-        return Source(lambda numbers: loaded().take(numbers), positions, in_memory=True)
+        return dataclasses.replace(
+            self,
+            read=lambda numbers: loaded().take(numbers),
+            numbers=positions,
+            in_memory=True,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +100,16 @@ class Dataset:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def describe(self) -> dict[str, Any]:
+        """What can be known of the data without reading them, for a file of JSON."""
+        splits = ("train", "validation", "test")
+        return {
+            "class_names": list(self.class_names),
+            "image_shape": list(self.image_shape),
+            "dtype": str(np.dtype(self.train.dtype)),
+            "examples": {split: len(getattr(self, split)) for split in splits},
+        }
+
     def describe_classes(self) -> dict[str, int | str]:
         """Their `count`, and the `sha256` of their names in order."""
         names = json.dumps(self.class_names).encode()
@@ -88,99 +120,66 @@ class Dataset:
 
     @property
     def megabytes(self) -> float:
-        """Of the training images as uint8."""
-        return len(self.train) * float(np.prod(self.image_shape)) / 1e6
-
-
-def load(config, *, hold: bool = True) -> Dataset:
-    """The data set that `config.data` names, with its splits.
-
-    Of `train_examples` and `label_noise` see `config`: the validation examples are the
-    same whatever they are.
-
-    Args:
-      config: `config.data`.
-      hold: whether all splits are held in memory from their first reading on, if the
-        training split fits into `device_megabytes`. Not for one of several processes,
-        which reads its share alone.
-
-    Raises:
-      UserError: data that do not exist, are not prepared, or do not fit.
-    """
-    # Read late: each of these imports a library that the others do not need.
-    reader = config.name if config.name in ("digits", "folder") else "tfds_reader"
-    dataset = importlib.import_module(f"introspect_jax.data.{reader}").load(config)
-    if dataset.num_classes < 2:
-        raise UserError(
-            f"data set {config.name!r} has {dataset.num_classes} class; "
-            "a classifier needs at least 2"
-        )
-    for split in ("train", "test"):
-        if len(getattr(dataset, split)) == 0:
-            raise UserError(f"data set {config.name!r}: the {split} split is empty")
-    # Noise first: which labels are wrong does not depend on how many are taken.
-    dataset = _with_fewer(_with_noise(dataset, config.label_noise), config)
-    if not hold or dataset.megabytes > config.device_megabytes:
-        return dataset
-    if dataset.megabytes * 1e6 > host_bytes():
-        raise UserError(
-            f"the training images take {describe(dataset.megabytes * 1e6)}, more than "
-            f"the {describe(host_bytes())} of this machine; lower "
-            "data.device_megabytes, and they are streamed"
-        )
-    # None is read before it is first asked for: the test split at the end.
-    held = {s: getattr(dataset, s).held() for s in ("train", "validation", "test")}
-    return dataclasses.replace(dataset, **held)
-
-
-def _with_fewer(dataset: Dataset, config) -> Dataset:
-    """Only `train_examples` of the training split, drawn once for all runs."""
-    wanted, there = config.train_examples, len(dataset.train)
-    if not wanted:
-        return dataset
-    if wanted > there:
-        raise UserError(
-            f"data.train_examples is {wanted}, more than the {there} training examples "
-            f"of {config.name!r} without its validation split"
-        )
-    chosen = np.random.RandomState(_SPLIT_SEED).permutation(there)[:wanted]
-    return dataclasses.replace(dataset, train=dataset.train.subset(np.sort(chosen)))
-
-
-def _with_noise(dataset: Dataset, share: float) -> Dataset:
-    """Symmetric noise: `share` of the labels of training and validation are of another
-    class, each as likely; of the test, none.
-
-    An example that is wrong at some share is wrong in the same way at larger ones.
-    """
-    if not share:
-        return dataset
-    classes = dataset.num_classes
-    numbers = np.concatenate([dataset.train.numbers, dataset.validation.numbers])
-    draws = np.random.RandomState(_NOISE_SEED)
-    wrong = draws.random_sample(numbers.max() + 1) < share
-    shifts = np.where(wrong, draws.randint(1, classes, len(wrong)), 0)
-
-    def noisy(source: Source) -> Source:
-        def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            images, labels = source.read(numbers)
-            return images, ((labels + shifts[numbers]) % classes).astype(np.int32)
-
-        return dataclasses.replace(source, read=read)
-
-    return dataclasses.replace(
-        dataset, train=noisy(dataset.train), validation=noisy(dataset.validation)
-    )
+        """Of the training images as read."""
+        values = len(self.train) * float(np.prod(self.image_shape))
+        return values * np.dtype(self.train.dtype).itemsize / 1e6
 
 
 def array_source(images: np.ndarray, labels: np.ndarray) -> Source:
-    """A source over arrays in memory."""
-    images, labels = np.asarray(images, np.uint8), np.asarray(labels, np.int32)
+    """A source over arrays in memory.
+
+    Args:
+      images: `[n, h, w, c]`: uint8 pixels, other integers from 0 to 255, which are
+        taken as such, or floats, which are used as they are.
+      labels: integers `[n]`, the classes from 0.
+
+    Raises:
+      UserError: arrays of other shapes or types, or values that are not finite.
+
+    >>> array_source(np.zeros((2, 4, 4, 1), np.float16), [0, 1]).dtype
+    dtype('float32')
+    """
+    images, labels = _image_array(np.asarray(images)), np.asarray(labels)
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"labels must be integers of shape {images.shape[:1]}, one an image, got "
+            f"{labels.dtype} of shape {labels.shape}"
+        )
+    labels = labels.astype(np.int32)
     return Source(
         lambda numbers: (images[numbers], labels[numbers]),
         np.arange(len(labels)),
         in_memory=True,
+        dtype=images.dtype,
     )
+
+
+def _image_array(images: np.ndarray) -> np.ndarray:
+    """uint8 or float32, the same values.
+
+    Raises:
+      UserError: no such values.
+    """
+    if images.ndim != 4:
+        raise UserError(
+            "images must have the shape [n, height, width, channels], got "
+            f"{images.shape}"
+        )
+    if np.issubdtype(images.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            images = images.astype(np.float32)
+        if not np.isfinite(images).all():
+            raise UserError("images have values that are not finite (as float32)")
+        return images
+    if images.dtype == np.uint8:
+        return images
+    low, high = (images.min(), images.max()) if images.size else (0, 0)
+    if not np.issubdtype(images.dtype, np.integer) or not 0 <= low <= high <= 255:
+        raise UserError(
+            "images must be uint8, or floats in units of their own, got "
+            f"{images.dtype} from {low} to {high}; convert them"
+        )
+    return images.astype(np.uint8)
 
 
 def cut(
@@ -203,7 +202,7 @@ def cut(
         return everything, everything[:0]
     try:
         rest, part = train_test_split(
-            everything, test_size=fraction, stratify=labels, random_state=_SPLIT_SEED
+            everything, test_size=fraction, stratify=labels, random_state=SPLIT_SEED
         )
     except ValueError as error:
         raise UserError(

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from introspect_jax.models.protocol import is_constant
+
 PyTree = Any
 
 
@@ -13,7 +15,8 @@ def running_average(
 ) -> PyTree:
     """`d old + (1 - d) new`, with `d = min(decay, (1 + step) / (10 + step))`.
 
-    Short at first, so that the average forgets the initial values.
+    Short at first, so that the average forgets the initial values. Constants of a
+    network stay as they are.
 
     Args:
       old: the average before.
@@ -22,4 +25,8 @@ def running_average(
       step: steps taken before this one.
     """
     current = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda a, b: current * a + (1 - current) * b, old, new)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, a, b: a if is_constant(path) else current * a + (1 - current) * b,
+        old,
+        new,
+    )

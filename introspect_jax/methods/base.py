@@ -2,37 +2,33 @@
 
 Methods share one step and one loop; what sets them apart is in these functions alone.
 What is trained is any tree (`dml`: several networks), what is carried from step to step
-is any tree (`ps_kd`: a memory of all examples), and what never changes (`kd`: a
-teacher's variables) is given to every step without being saved with it. The batch says
-which examples it holds (`index`), and a sampler may add examples to it or replace them
-(`cs_kd`: another of the class of each).
+is a dict whose entries say how they are combined (`ps_kd`: a memory of all examples),
+and what never changes (`kd`: a teacher's variables) is given to every step without
+being saved with it. The batch says which examples it holds (`index`), and a sampler may
+add examples to it or replace them (`cs_kd`: another of the class of each).
 
 How methods that are not written yet fit without a special case anywhere else:
 
 Born-Again Networks: `kd` whose teacher is the run of the generation before.
 DKD: two terms of the divergence that `kd` has; its test holds the identity.
-DLB: the method state is last step's logits of the second half of the batch; `sampler`
-    puts those examples into the first half of the next.
+DLB: the method state is last step's logits of the second half of the batch
+    (`LAST_BATCH`); `sampler` puts those examples into the first half of the next.
 ONE, Be Your Own Teacher: `model` has branches and answers with their ensemble or the
     last; `loss` asks for the branches.
 Attention transfer: `loss` asks both networks for their `maps`.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from introspect_jax.errors import UserError, unknown
-from introspect_jax.keys import stream_key
-from introspect_jax.methods.teaching import Teacher
-from introspect_jax.models import make_logits_fn
-from introspect_jax.objectives.components import SHUFFLED, permutation_keys
+from introspect_jax.models import init_variables
+from introspect_jax.models.protocol import CONSTANTS, rng_streams
 
 PyTree = Any
 # {"image": [batch, h, w, c] float32, "label": [batch, classes], "index": [batch],
@@ -41,6 +37,12 @@ Batch = dict[str, Any]
 Init = Callable[[jax.Array], tuple[PyTree, PyTree, PyTree]]
 Metrics = dict[str, jax.Array | float]
 Values = tuple[jax.Array, Metrics]
+
+# How an entry of the method state is combined where a batch is taken in parts (pieces
+# of gradient accumulation, replicas):
+MEAN = "mean"  # mean over the parts, weighted by their numbers of examples
+BY_EXAMPLE = "by example"  # a row for each training example; a batch changes its own
+LAST_BATCH = "last batch"  # rows of this batch; such a method is not taken in parts
 
 # What every method logs, so that a table can tell what two of them differ in:
 #   accuracy: share of the batch on which the deployed network is right.
@@ -74,8 +76,7 @@ class Context:
       train_labels: reads int `[examples]` of the training split; None where it streams.
       order: step -> positions `[batch]`, the shuffled order that a sampler replaces.
       mixes_examples: whether the augmentation mixes examples (mixup, cutmix).
-      teacher: of methods whose module says `TEACHER`; None where a run is only looked
-        at, not trained.
+      teacher: the network of the teacher, of methods that say `TEACHER`.
     """
 
     model: nn.Module
@@ -89,7 +90,7 @@ class Context:
     train_labels: Callable[[], np.ndarray] | None = None
     order: Callable[[int], np.ndarray] | None = None
     mixes_examples: bool = False
-    teacher: Teacher | None = None
+    teacher: nn.Module | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,24 +105,22 @@ class Method:
         them `METRICS`.
       predict: `(params, model_state, method_state) -> variables` of `model` as it is
         evaluated and deployed.
-      model: the network that `predict` gives the variables of; its last layer is
-        called `head`, whose weight rows the pictures show.
-      by_example: entries of the method state that have a row for each training example,
-        of which a batch changes only those of its own.
+      model: the network that `predict` gives the variables of.
+      carries: entry of the method state -> `MEAN`, `BY_EXAMPLE` or `LAST_BATCH`.
       sampler: `step -> positions` in the training split, in place of the shuffled
         order; a multiple of the batch size.
-      constants: called once before training; what the loss finds in
-        `batch["constants"]`. A function of config, seed and files that the run keeps
-        the digest of, so that a continued run gets the same.
+      constants: called once before training, with the teacher or None; what the loss
+        finds in `batch["constants"]`. A function of config, seed and files that the run
+        keeps the digest of, so that a continued run gets the same.
     """
 
     init: Init
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, PyTree, dict[str, jax.Array]]]]
     predict: Callable[[PyTree, PyTree, PyTree], PyTree]
     model: nn.Module
-    by_example: tuple[str, ...] = ()
+    carries: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sampler: Callable[[int], np.ndarray] | None = None
-    constants: Callable[[], PyTree] = dict
+    constants: Callable[[Any], PyTree] = lambda teacher: {}
 
 
 def one_network(
@@ -141,7 +140,7 @@ def one_network(
     def loss(params, model_state, method_state, batch, step, key):
         del step
         logits, model_state = forward(
-            context.model, params, model_state, batch["image"]
+            context.model, params, model_state, batch["image"], key
         )
         values = objective(logits, batch, key)
         value, metrics = averaged(logits, batch["label"], *values)
@@ -159,17 +158,10 @@ def init_network(context: Context, carried: Callable[[], PyTree] = dict) -> Init
     """
 
     def init(key):
-        params, model_state = init_variables(context, key)
+        params, model_state = init_variables(context.model, context.image_shape, key)
         return params, model_state, carried()
 
     return init
-
-
-def init_variables(context: Context, key: jax.Array) -> tuple[PyTree, PyTree]:
-    """Parameters and batch statistics of a new network."""
-    images = jnp.zeros((1, *context.image_shape), jnp.float32)
-    variables = dict(context.model.init(key, images, train=True))
-    return variables.pop("params"), variables
 
 
 def predict_network(
@@ -181,16 +173,29 @@ def predict_network(
 
 
 def forward(
-    model: nn.Module, params: PyTree, model_state: PyTree, images: jax.Array
+    model: nn.Module,
+    params: PyTree,
+    model_state: PyTree,
+    images: jax.Array,
+    key: jax.Array,
 ) -> tuple[jax.Array, PyTree]:
-    """Logits `[batch, classes]` in train mode, and the updated batch statistics."""
+    """Logits `[batch, classes]` in train mode, and the updated batch statistics.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      model_state: its other variables.
+      images: `[batch, h, w, c]`.
+      key: of this step and pass, for dropout and the like.
+    """
     logits, updated = model.apply(
         {"params": params, **model_state},
         images,
         train=True,
-        mutable=list(model_state),
+        mutable=[name for name in model_state if name != CONSTANTS],
+        rngs=rng_streams(key),
     )
-    return logits, updated
+    return logits, {**model_state, **updated}
 
 
 def averaged(
@@ -231,77 +236,3 @@ def labelled_means(label_probs: jax.Array, values: Metrics) -> dict[str, jax.Arr
         return total / jnp.maximum(count, 1)
 
     return {name: mean(value) for name, value in values.items()}
-
-
-def teacher_logits(context: Context, batch: Batch) -> jax.Array:
-    """What the teacher says of the images of a batch, `[batch, classes]`, constant.
-
-    It sees the images as the student does, augmented, under its running statistics.
-    """
-    assert context.teacher is not None  # `teacher_of` was called before
-    logits_fn = make_logits_fn(context.teacher.model, batch["constants"]["teacher"])
-    return jax.lax.stop_gradient(logits_fn(batch["image"]))
-
-
-def teacher_of(context: Context) -> Teacher:
-    """The teacher, for `Method.constants`.
-
-    Raises:
-      UserError: there is none.
-    """
-    if context.teacher is None:
-        raise UserError(
-            "this method learns from a teacher, and has none: give the work folder of "
-            "a finished run as --config.method.teacher=RUN"
-        )
-    return context.teacher
-
-
-def permutation_constant(context: Context, component: str) -> PyTree:
-    """For `Method.constants`: the run's key, if the component shuffles something."""
-    if component not in SHUFFLED:
-        return {}
-    key = stream_key(np.uint32(context.seed), "permutation", 0)
-    return {"permutation": jax.random.key_data(key)}
-
-
-def shuffle_keys(kind: str, batch: Batch, step_key: jax.Array) -> jax.Array | None:
-    """Keys `[batch]` of `permutation_keys`, where there is a `permutation_constant`."""
-    fixed = batch["constants"].get("permutation")
-    if fixed is None:
-        return None
-    return permutation_keys(
-        kind,
-        step_key=step_key,
-        fixed_key=jax.random.wrap_key_data(fixed),
-        indices=batch["index"],
-        labels=batch["label"],
-    )
-
-
-def check_range(
-    method: str, config: ConfigDict, **limits: tuple[float, float, str]
-) -> None:
-    """Raises a UserError for an option that lies outside of its interval.
-
-    Args:
-      method: its name.
-      config: of the method.
-      **limits: option -> `(low, high, brackets)`, as in `(0, 1, "[)")`.
-    """
-    for name, (low, high, brackets) in limits.items():
-        value = config[name]
-        above = value >= low if brackets[0] == "[" else value > low
-        below = value <= high if brackets[1] == "]" else value < high
-        if not (above and below):
-            raise UserError(
-                f"method.{method}.{name} must lie in {brackets[0]}{low:g}, "
-                f"{high:g}{brackets[1]}, got {value}"
-            )
-
-
-def check_choice(method: str, config: ConfigDict, **choices: Iterable[str]) -> None:
-    """Raises a UserError for an option that is none of its choices."""
-    for name, options in choices.items():
-        if config[name] not in options:
-            raise UserError(unknown(f"method.{method}.{name}", config[name], options))

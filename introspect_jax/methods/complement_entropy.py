@@ -3,20 +3,11 @@
 from ml_collections import ConfigDict
 
 from introspect_jax.errors import UserError
-from introspect_jax.methods.base import (
-    Context,
-    Method,
-    check_choice,
-    check_range,
-    one_network,
-)
-from introspect_jax.objectives.losses import (
-    complement_entropy,
-    cross_entropy,
-    describe_target,
-    loss_fn,
-)
+from introspect_jax.methods.base import Context, Method, one_network
+from introspect_jax.methods.terms import mixed
+from introspect_jax.objectives.losses import complement_entropy, describe_target
 from introspect_jax.objectives.targets import uniform_others
+from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "cross entropy, and outputs made uniform over the other classes"
 SOURCE = "Chen et al., Complement Objective Training, ICLR 2019 (arXiv 1903.01182)"
@@ -42,28 +33,23 @@ def make(config: ConfigDict, context: Context) -> Method:
     Raises:
       UserError: a negative weight, an unknown form, or two classes.
     """
-    check_range("complement_entropy", config, weight=(0, float("inf"), "[)"))
-    check_choice("complement_entropy", config, form=FORMS)
+    prefix = "method.complement_entropy."
+    check_range(prefix, config, weight=(0, float("inf"), "[)"))
+    check_choice(prefix, config, form=FORMS)
     if context.num_classes <= 2:
         raise UserError(
             f"the data have {context.num_classes} classes, so there is nothing among "
             "the others that could be made uniform; use another method"
         )
-    weight, form = config.weight, config.form
 
     def objective(logits, batch, key):
         del key
         labels = batch["label"]
-        target = uniform_others(labels, context.num_classes)
-        if form == "distillation":
-            losses, metrics = loss_fn(logits, labels, target, weight=weight)
-        else:
-            hard = cross_entropy(logits, labels)
+        target, distance = uniform_others(labels, context.num_classes), None
+        if config.form == "entropy":
             # The entropy of the target is log(K - 1), or 0 where there are no others.
-            metrics = describe_target(target, labels)
-            gap = metrics["target_entropy"] - complement_entropy(logits, labels)
-            losses = hard + weight * gap
-            metrics |= {"cross_entropy": hard, "distillation": gap}
-        return losses, metrics | {"loss_weights": 1.0 + weight}
+            largest = describe_target(target, labels)["target_entropy"]
+            distance = largest - complement_entropy(logits, labels)
+        return mixed(logits, labels, target, soft=config.weight, distance=distance)
 
     return one_network(context, objective)

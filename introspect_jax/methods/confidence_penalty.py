@@ -2,13 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from introspect_jax.methods.base import Context, Method, check_range, one_network
+from introspect_jax.methods.base import Context, Method, one_network
 from introspect_jax.objectives.losses import (
     confidence_penalty,
     cross_entropy,
     describe_target,
 )
 from introspect_jax.objectives.targets import label_target
+from introspect_jax.options import check_range
 
 SUMMARY = "cross entropy minus the entropy of the outputs"
 SOURCE = (
@@ -28,7 +29,7 @@ def make(config: ConfigDict, context: Context) -> Method:
     Raises:
       UserError: a negative weight.
     """
-    check_range("confidence_penalty", config, weight=(0, float("inf"), "[)"))
+    check_range("method.confidence_penalty.", config, weight=(0, float("inf"), "[)"))
     weight = config.weight
 
     def objective(logits, batch, key):

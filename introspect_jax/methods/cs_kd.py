@@ -13,17 +13,13 @@ from introspect_jax.methods.base import (
     Context,
     Method,
     averaged,
-    check_range,
     forward,
     init_network,
     predict_network,
 )
-from introspect_jax.objectives.losses import (
-    cross_entropy,
-    describe_target,
-    distillation,
-)
+from introspect_jax.methods.terms import mixed
 from introspect_jax.objectives.targets import teacher_target
+from introspect_jax.options import check_range
 
 SUMMARY = "distillation from the network's outputs for another example of the class"
 SOURCE = (
@@ -56,7 +52,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         that mixes examples.
     """
     check_range(
-        "cs_kd",
+        "method.cs_kd.",
         config,
         weight=(0, float("inf"), "[)"),
         temperature=(0, float("inf"), "()"),
@@ -75,11 +71,14 @@ def make(config: ConfigDict, context: Context) -> Method:
         if sampler:
             # Every second example is the partner of the one before.
             images, labels = images[0::2], labels[0::2]
-        logits, new_state = forward(context.model, params, model_state, images)
+        logits, new_state = forward(context.model, params, model_state, images, key)
         if sampler:
-            constant = jax.lax.stop_gradient(params)
             said, _ = forward(
-                context.model, constant, model_state, batch["image"][1::2]
+                context.model,
+                jax.lax.stop_gradient(params),
+                model_state,
+                batch["image"][1::2],
+                jax.random.fold_in(key, 1),
             )
             alone = batch["index"][0::2] == batch["index"][1::2]
         else:
@@ -87,19 +86,8 @@ def make(config: ConfigDict, context: Context) -> Method:
             said, alone = logits[partners], partners == jnp.arange(len(labels))
         target = teacher_target(said, temperature)
         target = dataclasses.replace(target, degenerate=alone)
-        hard = cross_entropy(logits, labels)
-        soft = distillation(logits, labels, target, temperature)
-        value, metrics = averaged(
-            logits,
-            labels,
-            hard + weight * soft,
-            {
-                "cross_entropy": hard,
-                "distillation": soft,
-                "loss_weights": 1.0 + weight,
-                **describe_target(target, labels),
-            },
-        )
+        values = mixed(logits, labels, target, soft=weight, temperature=temperature)
+        value, metrics = averaged(logits, labels, *values)
         return value, (new_state, method_state, metrics)
 
     init = init_network(context)

@@ -9,17 +9,17 @@ from introspect_jax.methods.base import (
     Context,
     Method,
     averaged,
-    check_range,
     forward,
-    init_variables,
     predict_network,
 )
+from introspect_jax.models import init_variables
 from introspect_jax.objectives.losses import (
     cross_entropy,
     describe_target,
     mutual_divergence,
 )
 from introspect_jax.objectives.targets import whole_target
+from introspect_jax.options import check_range
 
 SUMMARY = "peers that are trained together and learn from each other's outputs"
 SOURCE = "Zhang et al., Deep Mutual Learning, CVPR 2018 (arXiv 1706.00384)"
@@ -47,7 +47,7 @@ def make(config: ConfigDict, context: Context) -> Method:
             "network is --config.method.name=standard"
         )
     check_range(
-        "dml",
+        "method.dml.",
         config,
         peers=(2, 100, "[]"),  # each is a network more in the program
         weight=(0, float("inf"), "[)"),
@@ -60,7 +60,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         # The first has the values that it would have alone.
         keys = [key, *(jax.random.fold_in(key, i) for i in range(1, len(names)))]
         made = {
-            name: init_variables(context, k)
+            name: init_variables(context.model, context.image_shape, k)
             for name, k in zip(names, keys, strict=True)
         }
         return (
@@ -70,15 +70,19 @@ def make(config: ConfigDict, context: Context) -> Method:
         )
 
     def loss(params, model_state, method_state, batch, step, key):
-        del step, key
+        del step
         labels = batch["label"]
         # One after the other: a vmap over parameters would make grouped convolutions,
         # which are slow.
         ran = {
             name: forward(
-                context.model, params[name], model_state[name], batch["image"]
+                context.model,
+                params[name],
+                model_state[name],
+                batch["image"],
+                jax.random.fold_in(key, i),
             )
-            for name in names
+            for i, name in enumerate(names)
         }
         logits = jnp.stack([ran[name][0] for name in names])
         hard = jnp.stack([cross_entropy(z, labels) for z in logits])

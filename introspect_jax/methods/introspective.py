@@ -11,19 +11,18 @@ from introspect_jax.introspection import introspect
 from introspect_jax.methods import introspective_controls as controls
 from introspect_jax.methods.average import running_average
 from introspect_jax.methods.base import (
+    MEAN,
     Context,
     Init,
     Method,
     averaged,
-    check_choice,
-    check_range,
     forward,
     init_network,
     labelled_means,
-    permutation_constant,
     predict_network,
 )
 from introspect_jax.methods.introspective_controls import SOURCES
+from introspect_jax.methods.terms import permutation_constant
 from introspect_jax.models import make_logits_fn
 from introspect_jax.objectives.components import (
     COMPONENTS,
@@ -40,7 +39,9 @@ from introspect_jax.objectives.targets import (
     SUPPORTS,
     entropy_matched,
 )
+from introspect_jax.options import check_choice, check_range
 
+PREFIX = "method.introspective."
 SUMMARY = "distils the similarity of the network's own class explanations into it"
 SOURCE = "idea of Gu, Wu and Tresp, ACCV 2020 (arXiv 2009.09140)"
 
@@ -99,13 +100,14 @@ def make(config: ConfigDict, context: Context) -> Method:
     Raises:
       UserError: Unknown options or values out of range.
     """
-    check(config, context.num_classes)
+    check(config)
+    _check_classes(config, context.num_classes)
     every = config.explain_every
 
     def loss(params, model_state, method_state, batch, step, key):
         all_labels = batch["label"]
         all_logits, new_state = forward(
-            context.model, params, model_state, batch["image"]
+            context.model, params, model_state, batch["image"], key
         )
         logits, labels = all_logits[::every], all_labels[::every]
         batch = batch | {n: batch[n][::every] for n in ("image", "label", "index")}
@@ -131,25 +133,34 @@ def make(config: ConfigDict, context: Context) -> Method:
         loss,
         predict_network,
         context.model,
-        constants=lambda: (
+        carries=dict.fromkeys(_carried(config), MEAN),
+        constants=lambda teacher: (
             controls.constants(config, context)
             | permutation_constant(context, config.component)
         ),
     )
 
 
-def _init(config: ConfigDict, context: Context) -> Init:
-    """`Method.init`, with the running means that the options require."""
-    running = {
+def _carried(config: ConfigDict) -> list[str]:
+    """Entries of the method state: the running means that the options require, and the
+    average that is explained."""
+    entries = {
         "confusion": config.source == "confusion",
         "class_means": config.component == "class_average",
         "similarity_means": config.remove_class_mean,
+        "average": config.explained_decay > 0,
     }
+    return [entry for entry, kept in entries.items() if kept]
+
+
+def _init(config: ConfigDict, context: Context) -> Init:
+    """`Method.init`."""
+    means = [entry for entry in _carried(config) if entry != "average"]
 
     def carried():
         square = jnp.zeros((context.num_classes, context.num_classes), jnp.float32)
         # Separate copies: a tree that holds a buffer twice cannot be donated.
-        return {mean: square + 0 for mean, kept in running.items() if kept}
+        return dict.fromkeys(means, square + 0)
 
     def init(key):
         params, model_state, method_state = init_network(context, carried)(key)
@@ -238,11 +249,11 @@ def _objective(config, logits, labels, target, weight):
     return losses, metrics | {"weight": weight, "loss_weights": total}
 
 
-def check(config: ConfigDict, num_classes: int) -> None:
-    """Raises a UserError for options that are invalid for this number of classes."""
-    binding.check(config)
+def check(config: ConfigDict) -> None:
+    """Raises a UserError for options that are invalid whatever the data."""
+    binding.check(config, PREFIX)
     check_choice(
-        "introspective",
+        PREFIX,
         config,
         support=SUPPORTS,
         source=SOURCES,
@@ -251,7 +262,7 @@ def check(config: ConfigDict, num_classes: int) -> None:
     )
     positive = (0, float("inf"), "()")
     check_range(
-        "introspective",
+        PREFIX,
         config,
         temperature=positive,
         student_temperature=positive,
@@ -261,12 +272,6 @@ def check(config: ConfigDict, num_classes: int) -> None:
         explained_decay=(0, 1, "[)"),
         class_decay=(0, 1, "[)"),
     )
-    others = config.support == "others" or config.component in ("others", "uniform")
-    if others and num_classes <= 2:
-        raise UserError(
-            f"the data have {num_classes} classes, so with support='others' there is "
-            "nothing to distribute; use --config.method.introspective.support=all"
-        )
     if config.component == "ground_truth" and config.support == "others":
         raise UserError(
             "method.introspective.component=ground_truth needs a target that has mass "
@@ -286,4 +291,14 @@ def check(config: ConfigDict, num_classes: int) -> None:
         raise UserError(
             "method.introspective.source=entropy_matched knows nothing of classes and "
             f"has no components; got component={config.component}"
+        )
+
+
+def _check_classes(config: ConfigDict, num_classes: int) -> None:
+    """Raises a UserError for options that two classes do not have."""
+    others = config.support == "others" or config.component in ("others", "uniform")
+    if others and num_classes <= 2:
+        raise UserError(
+            f"the data have {num_classes} classes, so with support='others' there is "
+            "nothing to distribute; use --config.method.introspective.support=all"
         )

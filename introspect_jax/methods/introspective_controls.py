@@ -11,13 +11,9 @@ from introspect_jax.binding import bind
 from introspect_jax.explain import class_similarity
 from introspect_jax.explain.similarity import weight_row_similarity
 from introspect_jax.keys import stream_key
-from introspect_jax.methods.base import (
-    Batch,
-    Context,
-    init_variables,
-    shuffle_keys,
-)
-from introspect_jax.models import last_layer, make_logits_fn
+from introspect_jax.methods.base import Batch, Context
+from introspect_jax.methods.terms import shuffle_keys
+from introspect_jax.models import init_variables, last_layer, make_logits_fn
 from introspect_jax.objectives.components import component, update_class_means
 from introspect_jax.objectives.targets import SoftTarget, similarity_target
 
@@ -38,7 +34,9 @@ def constants(config: ConfigDict, context: Context) -> dict[str, PyTree]:
     if config.source != "random_network":
         return {}
     key = stream_key(np.uint32(context.seed), "random_network", 0)
-    params, statistics = jax.jit(lambda k: init_variables(context, k))(key)
+    params, statistics = jax.jit(
+        lambda key: init_variables(context.model, context.image_shape, key)
+    )(key)
     return {"random_network": {"params": params, **statistics}}
 
 

@@ -4,16 +4,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from introspect_jax.errors import UserError
-from introspect_jax.methods.base import (
-    Context,
-    Method,
-    check_choice,
-    check_range,
-    one_network,
+from introspect_jax.methods.base import Context, Method, one_network
+from introspect_jax.methods.terms import (
+    mixed,
     permutation_constant,
     shuffle_keys,
+    teacher_constant,
     teacher_logits,
-    teacher_of,
 )
 from introspect_jax.objectives.components import (
     COMPONENTS,
@@ -21,8 +18,8 @@ from introspect_jax.objectives.components import (
     component,
     component_loss,
 )
-from introspect_jax.objectives.losses import cross_entropy, describe_target
 from introspect_jax.objectives.targets import teacher_target
+from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "distillation from a teacher, or from one component of what it says"
 SOURCE = (
@@ -56,8 +53,10 @@ def make(config: ConfigDict, context: Context) -> Method:
     Raises:
       UserError: an option out of range, or a component that two classes do not have.
     """
-    check_choice("kd", config, component=COMPONENTS, permutation=PERMUTATIONS)
-    check_range("kd", config, alpha=(0, 1, "[]"), temperature=(0, float("inf"), "()"))
+    check_choice("method.kd.", config, component=COMPONENTS, permutation=PERMUTATIONS)
+    check_range(
+        "method.kd.", config, alpha=(0, 1, "[]"), temperature=(0, float("inf"), "()")
+    )
     if config.component in ("others", "uniform") and context.num_classes <= 2:
         raise UserError(
             f"the data have {context.num_classes} classes, so the component "
@@ -66,9 +65,8 @@ def make(config: ConfigDict, context: Context) -> Method:
     alpha, temperature, name = config.alpha, config.temperature, config.component
     permutation = config.permutation
 
-    def constants():
-        teacher = teacher_of(context)
-        given = {"teacher": teacher.variables()}
+    def constants(teacher):
+        given = teacher_constant(teacher)
         if name == "class_average":
             means = teacher.mean_probs(temperature)
             given["class_means"] = jnp.asarray(means, jnp.float32)
@@ -78,21 +76,15 @@ def make(config: ConfigDict, context: Context) -> Method:
         labels = batch["label"]
         # As a weight, a teacher's confidence is that of its own probabilities.
         softened = 1.0 if name == "cwtm" else temperature
-        whole = teacher_target(teacher_logits(context, batch), softened)
         target = component(
-            whole,
+            teacher_target(teacher_logits(context, batch), softened),
             labels,
             name,
             keys=shuffle_keys(permutation, batch, key),
             class_means=batch["constants"].get("class_means"),
         )
-        hard = cross_entropy(logits, labels)
-        soft = component_loss(logits, labels, target, name, temperature)
-        return (1 - alpha) * hard + alpha * soft, {
-            "cross_entropy": hard,
-            "distillation": soft,
-            "loss_weights": 1.0,
-            **describe_target(target, labels),
-        }
+        distance = component_loss(logits, labels, target, name, temperature)
+        weights = {"hard": 1 - alpha, "soft": alpha}
+        return mixed(logits, labels, target, **weights, distance=distance)
 
     return one_network(context, objective, constants=constants)

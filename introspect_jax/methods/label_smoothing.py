@@ -2,15 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from introspect_jax.methods.base import (
-    Context,
-    Method,
-    check_choice,
-    check_range,
-    one_network,
-)
+from introspect_jax.methods.base import Context, Method, one_network
 from introspect_jax.objectives.losses import cross_entropy, describe_target
 from introspect_jax.objectives.targets import SMOOTHINGS, smooth_labels, whole_target
+from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "cross entropy with labels mixed with the uniform distribution"
 SOURCE = "Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7"
@@ -27,8 +22,8 @@ def make(config: ConfigDict, context: Context) -> Method:
     Raises:
       UserError: epsilon outside of [0, 1), or an unknown spread.
     """
-    check_range("label_smoothing", config, epsilon=(0, 1, "[)"))
-    check_choice("label_smoothing", config, spread=SMOOTHINGS)
+    check_range("method.label_smoothing.", config, epsilon=(0, 1, "[)"))
+    check_choice("method.label_smoothing.", config, spread=SMOOTHINGS)
     epsilon, spread = config.epsilon, config.spread
 
     def objective(logits, batch, key):

@@ -8,16 +8,17 @@ from ml_collections import ConfigDict
 
 from introspect_jax.errors import UserError
 from introspect_jax.methods.base import (
+    BY_EXAMPLE,
     Context,
     Method,
     averaged,
-    check_range,
     forward,
     init_network,
     predict_network,
 )
 from introspect_jax.objectives.losses import cross_entropy, describe_target
 from introspect_jax.objectives.targets import past_target
+from introspect_jax.options import check_range
 
 SUMMARY = "labels mixed with the network's own outputs of an epoch ago"
 SOURCE = (
@@ -41,7 +42,7 @@ def make(config: ConfigDict, context: Context) -> Method:
     Raises:
       UserError: alpha outside of [0, 1], or an augmentation that mixes examples.
     """
-    check_range("ps_kd", config, alpha=(0, 1, "[]"))
+    check_range("method.ps_kd.", config, alpha=(0, 1, "[]"))
     if context.mixes_examples:
         raise UserError(
             "ps_kd remembers what was said of each image, which mixup and cutmix mix; "
@@ -55,10 +56,9 @@ def make(config: ConfigDict, context: Context) -> Method:
         return {"memory": jnp.zeros(shape, jnp.float32)}
 
     def loss(params, model_state, method_state, batch, step, key):
-        del key
         labels, index = batch["label"], batch["index"]
         logits, model_state = forward(
-            context.model, params, model_state, batch["image"]
+            context.model, params, model_state, batch["image"], key
         )
         alpha = final * (step // context.steps_per_epoch + 1) / epochs
         # An example comes once an epoch at most, so this is from an epoch before.
@@ -77,5 +77,10 @@ def make(config: ConfigDict, context: Context) -> Method:
         )
         return value, (model_state, method_state, metrics)
 
-    init = init_network(context, carried)
-    return Method(init, loss, predict_network, context.model, by_example=("memory",))
+    return Method(
+        init_network(context, carried),
+        loss,
+        predict_network,
+        context.model,
+        carries={"memory": BY_EXAMPLE},
+    )

@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from introspect_jax.models import init_variables
+
 PyTree = Any
 
 
@@ -16,16 +18,13 @@ class Teacher:
     """Another network, trained before on the same data.
 
     Attributes:
-      model: its network, which may be of another kind.
-      variables: loads them; may take as long as training does, where it is trained
-        first.
-      mean_probs: temperature -> float64 `[classes, classes]`; row y is the mean of its
+      variables: Of the network `Context.teacher`.
+      mean_probs: Temperature -> float64 `[classes, classes]`; row y is the mean of its
         probabilities at that temperature over the training examples of class y, not
         augmented.
     """
 
-    model: nn.Module
-    variables: Callable[[], PyTree]
+    variables: PyTree
     mean_probs: Callable[[float], np.ndarray]
 
 
@@ -35,15 +34,14 @@ def untrained_teacher(
     """A teacher that says nothing of use, in the shapes and at the cost of a real one.
 
     Args:
-      model: its network.
+      model: Its network.
       image_shape: `(h, w, c)` that it sees.
-      num_classes: its outputs.
+      num_classes: Its outputs.
     """
-    images = np.zeros((1, *image_shape), np.float32)
+    params, state = jax.jit(lambda key: init_variables(model, image_shape, key))(
+        jax.random.key(0)
+    )
     return Teacher(
-        model,
-        lambda: jax.jit(lambda key: model.init(key, images, train=True))(
-            jax.random.key(0)
-        ),
+        {"params": params, **state},
         lambda temperature: np.full((num_classes, num_classes), 1 / num_classes),
     )

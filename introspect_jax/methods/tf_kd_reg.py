@@ -2,19 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from introspect_jax.methods.base import (
-    Context,
-    Method,
-    check_choice,
-    check_range,
-    one_network,
-)
-from introspect_jax.objectives.losses import (
-    cross_entropy,
-    describe_target,
-    distillation,
-)
+from introspect_jax.methods.base import Context, Method, one_network
+from introspect_jax.methods.terms import mixed
 from introspect_jax.objectives.targets import VIRTUAL_TEACHERS, virtual_teacher
+from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "distillation from a virtual teacher that is 99 % right (Tf-KD reg)"
 SOURCE = (
@@ -51,9 +42,9 @@ def make(config: ConfigDict, context: Context) -> Method:
     Raises:
       UserError: an option out of range, or an unknown form.
     """
-    check_choice("tf_kd_reg", config, form=VIRTUAL_TEACHERS)
+    check_choice("method.tf_kd_reg.", config, form=VIRTUAL_TEACHERS)
     check_range(
-        "tf_kd_reg",
+        "method.tf_kd_reg.",
         config,
         alpha=(0, 1, "[]"),
         temperature=(0, float("inf"), "()"),
@@ -77,13 +68,7 @@ def make(config: ConfigDict, context: Context) -> Method:
             temperature=temperature,
             form=form,
         )
-        hard = cross_entropy(logits, labels)
-        soft = distillation(logits, labels, target, student_temperature)
-        return (1 - alpha) * hard + weight * soft, {
-            "cross_entropy": hard,
-            "distillation": soft,
-            "loss_weights": 1 - alpha + weight,
-            **describe_target(target, labels),
-        }
+        weights = {"hard": 1 - alpha, "soft": weight}
+        return mixed(logits, labels, target, **weights, temperature=student_temperature)
 
     return one_network(context, objective)

@@ -2,21 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from introspect_jax.methods.base import (
-    Context,
-    Method,
-    check_choice,
-    check_range,
-    one_network,
-    teacher_logits,
-    teacher_of,
-)
-from introspect_jax.objectives.losses import (
-    cross_entropy,
-    describe_target,
-    distillation,
-)
+from introspect_jax.methods.base import Context, Method, one_network
+from introspect_jax.methods.terms import mixed, teacher_constant, teacher_logits
 from introspect_jax.objectives.targets import teacher_target
+from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "distillation from a trained network of the same kind (Tf-KD self)"
 SOURCE = (
@@ -52,9 +41,9 @@ def make(config: ConfigDict, context: Context) -> Method:
     Raises:
       UserError: an option out of range, or an unknown form.
     """
-    check_choice("tf_kd_self", config, form=FORMS)
+    check_choice("method.tf_kd_self.", config, form=FORMS)
     check_range(
-        "tf_kd_self",
+        "method.tf_kd_self.",
         config,
         alpha=(0, 1, "[]"),
         temperature=(0, float("inf"), "()"),
@@ -69,17 +58,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         del key
         labels = batch["label"]
         target = teacher_target(teacher_logits(context, batch), temperature)
-        hard = cross_entropy(logits, labels)
-        soft = distillation(logits, labels, target, temperature)
-        return (1 - alpha) * hard + weight * soft, {
-            "cross_entropy": hard,
-            "distillation": soft,
-            "loss_weights": 1 - alpha + weight,
-            **describe_target(target, labels),
-        }
+        weights = {"hard": 1 - alpha, "soft": weight}
+        return mixed(logits, labels, target, **weights, temperature=temperature)
 
-    return one_network(
-        context,
-        objective,
-        constants=lambda: {"teacher": teacher_of(context).variables()},
-    )
+    return one_network(context, objective, constants=teacher_constant)

@@ -1,183 +1,153 @@
-"""Networks (Flax linen), chosen by name."""
+"""Networks, one file each: by name, or by the import path of one's own.
 
-import re
-from collections.abc import Callable
-from typing import Any, cast
+A file holds `SUMMARY` (one line), `NAMES` and `PATTERN` (the names that it serves),
+`default_config()` (its options, `config.model.<file>`) and `make(name, num_classes,
+config, *, dtype, remat)`, which returns a Flax linen module that is called as
+`(images, train)`. Adding a network is adding its file: this door scans the folder. What
+a network may offer beside its logits is in `protocol.py`.
+"""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from introspect_jax.errors import UserError, unknown
-from introspect_jax.models.classifier import NORMS, Classifier
-from introspect_jax.models.resnet import ResNet
-from introspect_jax.models.small_resnet import SmallResNet
-from introspect_jax.models.wide_resnet import WideResNet
+from introspect_jax import options as checks
+from introspect_jax.doors import Door, is_import_path
+from introspect_jax.errors import UserError, nearest
+from introspect_jax.models import from_outside
+from introspect_jax.models.classifier import Classifier
+from introspect_jax.models.protocol import (
+    init_variables,
+    last_layer,
+    make_classify_fn,
+    make_features_fn,
+    make_logits_fn,
+    make_maps_fn,
+    offers,
+)
 
 __all__ = [
-    "NAMES",
+    "DOOR",
     "Classifier",
     "build",
+    "check",
+    "check_logits",
+    "default_config",
+    "from_config",
+    "identity",
+    "init_variables",
     "last_layer",
     "make_classify_fn",
     "make_features_fn",
     "make_logits_fn",
     "make_maps_fn",
+    "offers",
 ]
 
-Function = Callable[[jax.Array], jax.Array]
-_SMALL_DEPTHS = (8, 20, 32, 44, 56, 110)
-_IMAGENET_DEPTHS = (18, 34, 50)
-NAMES = (
-    *(f"resnet{d}" for d in _SMALL_DEPTHS),
-    "wrn<d>_<k> (d = 6n + 4, as in wrn28_10)",
-    *(f"resnet{d}" for d in _IMAGENET_DEPTHS),
-)
+DOOR = Door(__name__, "model")
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-_STEMS = ("small", "imagenet")
 
 
-def build(
-    name: str,
-    num_classes: int,
-    *,
-    stem: str = "small",
-    dtype: str = "float32",
-    remat: bool = False,
-    norm: str = "batch",
-) -> Classifier:
-    """The network of that name.
+def default_config() -> ConfigDict:
+    """`config.model`: the fields of all networks, and a group for those of each."""
+    return ConfigDict(
+        {
+            "name": "resnet20",
+            "dtype": "float32",  # of activations; parameters are float32
+            "remat": False,  # blocks are computed again for gradients: less memory
+            "options": {},  # of a network that is named by its import path
+            **{name: m.default_config() for name, m in DOOR.entries.items()},
+        }
+    )
 
-    Args:
-      name: see `NAMES`: `resnet8` to `resnet110` are those for small images (He et al.
-        2016, section 4.2), `wrn<d>_<k>` are Wide ResNets, `resnet18`, `34` and `50`
-        those of ImageNet.
-      num_classes: outputs.
-      stem: of `resnet18`, `34` and `50`: `"small"` (3x3, for images of up to about 64
-        pixels) or `"imagenet"` (7x7 with stride 2, then max-pooling).
-      dtype: of the activations, `"float32"` or `"bfloat16"`. Parameters, batch
-        statistics and the last layer are float32 whatever it is.
-      remat: whether blocks are computed again when gradients need what is inside of
-        them, instead of being kept. The numbers are the same.
-      norm: `"batch"` or `"group"` normalisation.
+
+def check(config: ConfigDict) -> None:
+    """Raises a UserError for a network that cannot be; `config` is the whole config."""
+    DOOR.check_options(config.model)
+    from_config(config.model, 2)
+
+
+def from_config(config: ConfigDict, num_classes: int) -> nn.Module:
+    """The network that `config.model` names.
 
     Raises:
-      UserError: a name, stem, dtype or norm that does not exist.
+      UserError: Unknown names, options or values out of range.
     """
-    if norm not in NORMS:
-        raise UserError(unknown("model norm", norm, NORMS))
-    if dtype not in _DTYPES:
-        raise UserError(unknown("model dtype", dtype, _DTYPES))
-    if stem not in _STEMS:
-        raise UserError(unknown("model stem", stem, _STEMS))
-    kind = _DTYPES[dtype]
-    backbone: nn.Module
-    if wide := re.fullmatch(r"wrn(\d{1,4})_(\d{1,4})", name):
-        depth, width = int(wide[1]), int(wide[2])
-        if depth < 10 or depth % 6 != 4 or width < 1:
-            raise UserError(
-                f"model {name!r}: the depth must be 6n + 4 (10, 16, 22, 28, ...) and "
-                f"the width at least 1, got {depth} and {width}"
-            )
-        backbone = WideResNet((depth - 4) // 6, width, kind, remat, norm)
-    elif (match := re.fullmatch(r"resnet(\d+)", name)) and int(match[1]) in (
-        *_SMALL_DEPTHS,
-        *_IMAGENET_DEPTHS,
-    ):
-        depth = int(match[1])
-        if depth in _SMALL_DEPTHS:
-            backbone = SmallResNet((depth - 2) // 6, kind, remat, norm)
-        else:
-            backbone = ResNet(depth, stem == "small", kind, remat, norm)
+    checks.check_choice("model.", config, dtype=_DTYPES)
+    dtype, remat = _DTYPES[config.dtype], config.remat
+    if is_import_path(config.name):
+        return from_outside.build(
+            config.name, num_classes, config.options, dtype=dtype, remat=remat
+        )
+    file, module = DOOR.get(config.name)
+    return module.make(config.name, num_classes, config[file], dtype=dtype, remat=remat)
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """What tells networks apart: `config.model` without how they are computed, and
+    without the options of others."""
+    if is_import_path(config.name):
+        own, prefix = config.options, "options"
     else:
-        raise UserError(unknown("model", name, NAMES))
-    return Classifier(backbone, num_classes)
+        prefix, _ = DOOR.get(config.name)
+        own = config[prefix]
+    return {"name": config.name, **{f"{prefix}.{n}": v for n, v in own.items()}}
 
 
-def make_logits_fn(model: nn.Module, variables: Any) -> Function:
-    """The pure function `images [batch, h, w, c] -> logits [batch, classes]`.
-
-    It runs with the running statistics and changes nothing, so an example's logits do
-    not depend on its batch: what `explain_fn` and `introspect` need.
+def build(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """The network of that name, for use without a config.
 
     Args:
-      model: a network whose call takes `train`.
-      variables: `{"params": ..., "batch_stats": ...}`.
-    """
-
-    def logits_fn(images: jax.Array) -> jax.Array:
-        return cast(jax.Array, model.apply(variables, images, train=False))
-
-    return logits_fn
-
-
-def make_maps_fn(model: nn.Module, variables: Any) -> Function:
-    """`images [batch, h, w, c] -> last feature maps [batch, h', w', d]`.
-
-    Args:
-      model: a network with `maps`, see `Classifier`.
-      variables: as for `make_logits_fn`.
+      name: One of those that `--config.model.name=help` lists, or an import path.
+      num_classes: Outputs.
+      **options: `dtype` (`"float32"` or `"bfloat16"`), `remat`, and options of the
+        network itself.
 
     Raises:
-      UserError: a network without it.
+      UserError: Unknown names, options or values out of range.
+
+    >>> build("resnet18", 10, stem="small", norm="group").num_classes
+    10
     """
-    return _part(model, variables, "maps", train=False)
+    config = default_config()
+    config.name = name
+    config.options.unlock()
+    found = None if is_import_path(name) else DOOR.get(name)
+    own = config[found[0]] if found else config.options
+    for option, value in options.items():
+        if option in ("dtype", "remat"):
+            config[option] = value
+            continue
+        if found and option not in own:
+            raise UserError(
+                f"model {name!r} has no option {option!r}{nearest(option, own)}; its "
+                f"options: {', '.join(['dtype', 'remat', *own])}"
+            )
+        own[option] = value
+    return from_config(config, num_classes)
 
 
-def make_classify_fn(model: nn.Module, variables: Any) -> Function:
-    """`last feature maps -> logits [batch, classes]`, the rest of the network.
+def check_logits(
+    model: nn.Module, image_shape: tuple[int, int, int], num_classes: int
+) -> None:
+    """Raises a UserError for a network that does not give logits `[batch, classes]`.
 
-    Args:
-      model: a network with `classify`, see `Classifier`.
-      variables: as for `make_logits_fn`.
-
-    Raises:
-      UserError: a network without it.
+    Only shapes are computed.
     """
-    return _part(model, variables, "classify")
 
+    def logits(key: jax.Array) -> Any:
+        params, state = init_variables(model, image_shape, key)
+        images = jnp.zeros((2, *image_shape), jnp.float32)
+        return model.apply({"params": params, **state}, images, train=False)
 
-def make_features_fn(model: nn.Module, variables: Any) -> Function:
-    """`images [batch, h, w, c] -> features [batch, d]` before the last linear layer.
-
-    Args:
-      model: a network with `features`, see `Classifier`.
-      variables: as for `make_logits_fn`.
-
-    Raises:
-      UserError: a network without it.
-    """
-    return _part(model, variables, "features", train=False)
-
-
-def last_layer(model: nn.Module, variables: Any) -> tuple[jax.Array, jax.Array]:
-    """Kernel `[d, classes]` and bias `[classes]` of the last linear layer.
-
-    Args:
-      model: a network with `last_layer`, see `Classifier`.
-      variables: as for `make_logits_fn`.
-
-    Raises:
-      UserError: a network without it.
-    """
-    _check_part(model, "last_layer")
-    kernel, bias = cast(Any, model).last_layer(variables)
-    return kernel, bias
-
-
-def _part(model: nn.Module, variables: Any, name: str, **arguments: Any) -> Function:
-    _check_part(model, name)
-
-    def function(x: jax.Array) -> jax.Array:
-        return cast(jax.Array, model.apply(variables, x, method=name, **arguments))
-
-    return function
-
-
-def _check_part(model: nn.Module, name: str) -> None:
-    if not callable(getattr(model, name, None)):
+    found = jax.eval_shape(logits, jax.random.key(0))
+    if getattr(found, "shape", None) != (2, num_classes):
+        shape = getattr(found, "shape", type(found).__name__)
         raise UserError(
-            f"the network {type(model).__name__} has no {name!r}, which this "
-            "explanation or similarity needs: give it that method, as "
-            "introspect_jax.models.Classifier has it, or choose another explanation"
+            f"the network gives {shape} for 2 images of {image_shape}; it must give "
+            f"logits of shape {(2, num_classes)}: factory(num_classes, ...) is called "
+            f"with {num_classes}"
         )

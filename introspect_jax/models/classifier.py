@@ -6,6 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from introspect_jax.options import check_choice
 
 NORMS = ("batch", "group")
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -50,6 +53,11 @@ def normalization(backbone: nn.Module, train: bool, name: str) -> nn.Module:
     )
 
 
+def check_norm(prefix: str, config: ConfigDict) -> None:
+    """Raises a UserError for a `norm` that does not exist."""
+    check_choice(prefix, config, norm=NORMS)
+
+
 def run_block(
     backbone: nn.Module, block: Callable[..., jax.Array], x: jax.Array, *options: Any
 ) -> jax.Array:
@@ -67,10 +75,8 @@ def run_block(
 class Classifier(nn.Module):
     """`logits = head(mean over space of backbone(images))`.
 
-    Beside its call it has the parts by which explanations and controls look inside of a
-    network. Any network may have them; whatever needs one that is missing says so:
-    `maps` and `classify` (Grad-CAM), `features` and `last_layer` (norms by the last
-    layer), `last_layer` (weight rows).
+    Beside its call it has the optional methods of `models.protocol`, by which
+    explanations and controls look inside of a network.
 
     Attributes:
       backbone: images -> feature maps `[batch, h, w, d]`; its call takes `train`.

@@ -5,10 +5,45 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from introspect_jax.models.classifier import conv, normalization, run_block
+from introspect_jax.models.classifier import (
+    Classifier,
+    check_norm,
+    conv,
+    normalization,
+    run_block,
+)
+from introspect_jax.options import check_choice
 
+SUMMARY = "ResNets of ImageNet (He et al. 2016, table 1)"
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+NAMES = tuple(f"resnet{depth}" for depth in _STAGES)
+PATTERN = "|".join(NAMES)
+STEMS = ("small", "imagenet")
+
+
+def default_config() -> ConfigDict:
+    """Options.
+
+    `stem`: `"small"` (3x3, for images of up to about 64 pixels) or `"imagenet"` (7x7
+    with stride 2, then max-pooling); `norm`: `"batch"` or `"group"` normalisation.
+    """
+    return ConfigDict({"stem": "small", "norm": "batch"})
+
+
+def make(
+    name: str, num_classes: int, config: ConfigDict, *, dtype: Any, remat: bool
+) -> Classifier:
+    """The network of that depth.
+
+    Raises:
+      UserError: An unknown stem or norm.
+    """
+    check_choice("model.resnet.", config, stem=STEMS)
+    check_norm("model.resnet.", config)
+    depth, small = int(name.removeprefix("resnet")), config.stem == "small"
+    return Classifier(ResNet(depth, small, dtype, remat, config.norm), num_classes)
 
 
 class ResNet(nn.Module):
@@ -18,8 +53,8 @@ class ResNet(nn.Module):
       depth: 18, 34 or 50.
       small_stem: one 3x3 convolution instead of 7x7 with stride 2 and max-pooling.
       dtype: of the activations.
-      remat: see `models.build`.
-      norm: see `models.build`.
+      remat: whether the inside of blocks is computed again for gradients.
+      norm: of `classifier.NORMS`.
     """
 
     depth: int

@@ -5,8 +5,38 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from introspect_jax.models.classifier import conv, normalization, run_block
+from introspect_jax.models.classifier import (
+    Classifier,
+    check_norm,
+    conv,
+    normalization,
+    run_block,
+)
+
+SUMMARY = "ResNets for small images (He et al. 2016, section 4.2)"
+NAMES = tuple(f"resnet{depth}" for depth in (8, 20, 32, 44, 56, 110))
+PATTERN = "|".join(NAMES)
+
+
+def default_config() -> ConfigDict:
+    """`norm`: `"batch"` or `"group"` normalisation."""
+    return ConfigDict({"norm": "batch"})
+
+
+def make(
+    name: str, num_classes: int, config: ConfigDict, *, dtype: Any, remat: bool
+) -> Classifier:
+    """The network of depth 6n + 2.
+
+    Raises:
+      UserError: An unknown norm.
+    """
+    check_norm("model.small_resnet.", config)
+    depth = int(name.removeprefix("resnet"))
+    backbone = SmallResNet((depth - 2) // 6, dtype, remat, config.norm)
+    return Classifier(backbone, num_classes)
 
 
 def pad_shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:

@@ -1,12 +1,49 @@
 """Wide ResNets WRN-d-k (Zagoruyko and Komodakis 2016): pre-activation, no dropout."""
 
-from typing import Any
+import re
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from introspect_jax.models.classifier import conv, normalization, run_block
+from introspect_jax.errors import UserError
+from introspect_jax.models.classifier import (
+    Classifier,
+    check_norm,
+    conv,
+    normalization,
+    run_block,
+)
+
+SUMMARY = "Wide ResNets (Zagoruyko and Komodakis 2016)"
+NAMES = ("wrn<d>_<k> (d = 6n + 4, as in wrn28_10)",)
+PATTERN = r"wrn(\d{1,4})_(\d{1,4})"
+
+
+def default_config() -> ConfigDict:
+    """`norm`: `"batch"` or `"group"` normalisation."""
+    return ConfigDict({"norm": "batch"})
+
+
+def make(
+    name: str, num_classes: int, config: ConfigDict, *, dtype: Any, remat: bool
+) -> Classifier:
+    """The network of that depth and width.
+
+    Raises:
+      UserError: A depth that is not 6n + 4, no width, or an unknown norm.
+    """
+    check_norm("model.wide_resnet.", config)
+    depth, width = map(int, cast(re.Match, re.fullmatch(PATTERN, name)).groups())
+    if depth < 10 or depth % 6 != 4 or width < 1:
+        raise UserError(
+            f"model {name!r}: the depth must be 6n + 4 (10, 16, 22, 28, ...) and the "
+            f"width at least 1, got {depth} and {width}"
+        )
+    backbone = WideResNet((depth - 4) // 6, width, dtype, remat, config.norm)
+    return Classifier(backbone, num_classes)
 
 
 class WideResNet(nn.Module):

@@ -23,7 +23,7 @@ from introspect_jax.explain import (
     render,
 )
 from introspect_jax.explain.stability import parameter_paths
-from introspect_jax.models import last_layer, make_logits_fn
+from introspect_jax.models import last_layer, make_logits_fn, offers
 from introspect_jax.report import explained, figures
 from introspect_jax.train.files import write_json
 from introspect_jax.train.restore import Run
@@ -61,17 +61,14 @@ def explain_run(
     Raises:
       UserError: no images, or a folder that cannot be written.
     """
-    experiment, variables = run.experiment, run.variables
     if images:
-        pixels = read_folder(images, experiment.dataset.image_shape)
+        pixels = read_folder(images, run)
         labels, metric_pixels = None, pixels[:metric_images]
-        metric_labels = explained.predict(experiment, variables, metric_pixels).argmax(
-            -1
-        )
+        metric_labels = explained.predict(run, metric_pixels).argmax(-1)
     else:
-        pixels, labels = explained.choose(experiment, variables, num_examples)
-        test = experiment.dataset.test
-        order = np.random.RandomState(experiment.config.seed).permutation(len(test))
+        pixels, labels = explained.choose(run, num_examples)
+        test = run.dataset.test
+        order = np.random.RandomState(run.config.seed).permutation(len(test))
         metric_pixels, metric_labels = test.take(np.sort(order[:metric_images]))
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -81,14 +78,13 @@ def explain_run(
             f"--output {str(output)!r} cannot be written: {error}"
         ) from None
 
-    names = experiment.dataset.class_names
-    found = explained.explain(experiment, variables, pixels, labels, config)
+    names = run.class_names
+    found = explained.explain(run, pixels, labels, config)
     grid = figures.explanations(found, names, config, overlay=True)
     render.save(grid, output / "explanations.png")
     some = slice(0, min(STRIPS, len(pixels)))
     all_classes = explained.explain(
-        experiment,
-        variables,
+        run,
         pixels[some],
         None if labels is None else labels[some],
         config,
@@ -97,7 +93,7 @@ def explain_run(
     for row in range(len(all_classes.labels)):
         strip = figures.strip(all_classes, row, names, config)
         render.save(strip, output / f"strip_{row}.png")
-    matrix = figures.class_similarities(experiment, variables, config)
+    matrix = figures.class_similarities(run, config)
     render.save(matrix, output / "class_similarity.png")
     with (output / "maps.npz").open("wb") as file:
         np.savez_compressed(
@@ -121,14 +117,12 @@ def measure(
     run: Run, config: ConfigDict, pixels: np.ndarray, labels: np.ndarray
 ) -> list[dict[str, Any]]:
     """Metrics of the explanations of labels: name, mean, 95 % interval, count."""
-    experiment, variables = run.experiment, run.variables
-    model = experiment.model
-    key = jax.random.key(experiment.config.seed)
-    untrained = experiment.method.predict(
-        *jax.jit(experiment.method.init)(jax.random.key(2**31 - 1))
+    key = jax.random.key(run.config.seed)
+    untrained = run.untrained(jax.random.key(2**31 - 1))
+    scores = functools.partial(
+        _scores, config, run.model, run.variables, untrained, key=key
     )
-    scores = functools.partial(_scores, config, model, variables, untrained, key=key)
-    columns = jax.device_get(jax.jit(scores)(experiment.inputs(pixels), labels))
+    columns = jax.device_get(jax.jit(scores)(run.preprocess(pixels), labels))
     return [
         {"metric": name} | metrics.mean_interval(column)
         for name, column in sorted(columns.items())
@@ -162,7 +156,7 @@ def _scores(config, model, variables, untrained, x, y, *, key):
             metrics.completeness_error(logits_fn, x, y, maps, baseline=baseline)
         )
     steps = {"network": list(variables)}
-    if hasattr(model, "last_layer"):
+    if offers(model, "last_layer"):
         steps = {
             "last layer": _paths_of(variables, last_layer(model, variables))
         } | steps
@@ -197,12 +191,20 @@ def _paths_of(variables, arrays) -> list[str]:
     ]
 
 
-def read_folder(path: str, shape: tuple[int, int, int]) -> np.ndarray:
+def read_folder(path: str, run: Run) -> np.ndarray:
     """All PNG and JPEG images of a folder, as the run's own images are read.
 
     Raises:
-      UserError: no such folder, no images, or one that cannot be read.
+      UserError: No such folder, no images, one that cannot be read, or a run on images
+        of another kind.
     """
+    shape = run.image_shape
+    if run.dtype != "uint8":
+        raise UserError(
+            f"--images are pictures of 8 bits, and this run was trained on {run.dtype} "
+            "images in units of their own; call run.logits_fn on such arrays instead "
+            "(introspect_jax.train.restore.load)"
+        )
     folder = epath.Path(path)
     if not folder.is_dir():
         raise UserError(f"--images: no folder {path!r}")

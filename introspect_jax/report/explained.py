@@ -1,16 +1,15 @@
 """Images, what a network says of them, and why: what pictures are made of."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from introspect_jax.binding import bind
+from introspect_jax.data.preprocess import displayed
 from introspect_jax.explain import class_similarity, explain_fn
-from introspect_jax.models import make_logits_fn
-from introspect_jax.train.experiment import Experiment
+from introspect_jax.train.restore import Run
 
 NEIGHBOURS = 3
 
@@ -38,22 +37,20 @@ class Explained:
     maps: np.ndarray
 
 
-def choose(
-    experiment: Experiment, variables: Any, count: int
-) -> tuple[np.ndarray, np.ndarray]:
+def choose(run: Run, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Test images, half of them wrongly classified where there are as many.
 
     Which ones depends on the seed of the run alone.
 
     Returns:
-      Pixels uint8 `[count, h, w, c]` and labels `[count]`, the wrong ones first.
+      Pixels `[count, h, w, c]` as read and labels `[count]`, the wrong ones first.
     """
-    generator = np.random.RandomState(experiment.config.seed)
-    test = experiment.dataset.test
+    generator = np.random.RandomState(run.config.seed)
+    test = run.dataset.test
     # Enough to find mistakes of a network that makes few.
     looked_at = np.sort(generator.permutation(len(test))[: max(240, 4 * count)])
     pixels, labels = test.take(looked_at)
-    wrong = predict(experiment, variables, pixels).argmax(-1) != labels
+    wrong = predict(run, pixels).argmax(-1) != labels
     order = generator.permutation(len(labels))
     mistakes = order[wrong[order]][: count // 2]
     rest = order[~wrong[order]][: count - len(mistakes)]
@@ -61,16 +58,14 @@ def choose(
     return pixels[chosen], labels[chosen]
 
 
-def predict(experiment: Experiment, variables: Any, pixels: np.ndarray) -> np.ndarray:
+def predict(run: Run, pixels: np.ndarray) -> np.ndarray:
     """Probabilities `[images, classes]`."""
-    logits_fn = make_logits_fn(experiment.model, variables)
-    inputs = experiment.inputs(pixels)
-    return np.asarray(jax.jit(lambda x: jax.nn.softmax(logits_fn(x)))(inputs))
+    probs_fn = jax.jit(lambda x: jax.nn.softmax(run.logits_fn(x)))
+    return np.asarray(probs_fn(run.preprocess(pixels)))
 
 
 def explain(
-    experiment: Experiment,
-    variables: Any,
+    run: Run,
     pixels: np.ndarray,
     labels: np.ndarray | None,
     config: ConfigDict,
@@ -80,16 +75,13 @@ def explain(
     """Explains images as `config` says.
 
     Args:
-      experiment: of the run.
-      variables: of the network.
-      pixels: uint8 `[images, h, w, c]`, as read.
+      run: Of the network.
+      pixels: `[images, h, w, c]`, as read.
       labels: `[images]`, or None to explain what the network says.
-      config: with the fields of `binding.default_config`.
-      neighbours: classes beside the label, the most similar first.
+      config: Of `binding.for_pictures`.
+      neighbours: Classes beside the label, the most similar first.
     """
-    logits_fn = make_logits_fn(experiment.model, variables)
-    inputs = experiment.inputs(pixels)
-    probs = predict(experiment, variables, pixels)
+    inputs, probs = run.preprocess(pixels), predict(run, pixels)
     known = labels is not None
     if labels is None:
         labels = probs.argmax(-1)
@@ -97,9 +89,9 @@ def explain(
     key = jax.random.key(0)
 
     def similar(x, y):
-        bound = bind(config, experiment.model, variables, x)
+        bound = bind(config, run.model, run.variables, x)
         return class_similarity(
-            logits_fn,
+            run.logits_fn,
             x,
             y,
             bound.explanation,
@@ -109,9 +101,9 @@ def explain(
         )
 
     def maps_of(x, classes):
-        bound = bind(config, experiment.model, variables, x)
+        bound = bind(config, run.model, run.variables, x)
         return explain_fn(
-            logits_fn, x, classes, bound.explanation, key=key, **bound.options
+            run.logits_fn, x, classes, bound.explanation, key=key, **bound.options
         )
 
     similarities = np.asarray(jax.jit(similar)(inputs, labels))
@@ -121,7 +113,7 @@ def explain(
     classes = np.concatenate([labels[:, None], nearest], axis=1)
     maps = jax.jit(maps_of)(inputs, classes)
     return Explained(
-        pixels=experiment.crop(pixels),
+        pixels=displayed(run.preprocess.crop(pixels)),
         labels=np.asarray(labels),
         known=known,
         probs=probs,

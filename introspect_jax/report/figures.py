@@ -1,40 +1,44 @@
 """The pictures in a work folder."""
 
-from typing import Any
-
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from introspect_jax.binding import bind, for_pictures
+from introspect_jax.binding import bind, for_pictures, needs, over_many
 from introspect_jax.data.batches import padded_batches
 from introspect_jax.explain import class_similarity, render
-from introspect_jax.models import last_layer, make_logits_fn
+from introspect_jax.models import last_layer, offers
 from introspect_jax.report import explained
 from introspect_jax.report.explained import Explained
-from introspect_jax.train.experiment import Experiment
+from introspect_jax.train.devices import split
 from introspect_jax.train.files import read_lines
-from introspect_jax.train.parallel import split
+from introspect_jax.train.restore import Run
 
 EXAMPLES = 6
 MATRIX_IMAGES = 2000
 
 
-def draw_all(experiment: Experiment, variables: Any, workdir: epath.Path) -> None:
+def draw_all(run: Run, workdir: epath.Path) -> None:
     """Draws every picture of a finished run into its folder."""
-    config = experiment.config.method.introspective
-    single = for_pictures(config)
-    names = experiment.dataset.class_names
-    pixels, labels = explained.choose(experiment, variables, EXAMPLES)
-    found = explained.explain(experiment, variables, pixels, labels, single)
-    for name, figure in (
-        ("curves.png", curves(read_lines(workdir / "metrics.jsonl"))),
-        ("explanations.png", explanations(found, names, single)),
-        # Over many images: with the samples and steps of training.
-        ("class_similarity.png", class_similarities(experiment, variables, config)),
-    ):
-        render.save(figure, workdir / name)
+    render.save(curves(read_lines(workdir / "metrics.jsonl")), workdir / "curves.png")
+    config = for_pictures(run.config)
+    missing = [part for part in needs(config) if not offers(run.model, part)]
+    if missing:
+        logging.warning(
+            "explanations.png and class_similarity.png are left out: the network "
+            "offers no %s, which explain.explanation=%s needs",
+            " and no ".join(missing),
+            config.explanation,
+        )
+        return
+    pixels, labels = explained.choose(run, EXAMPLES)
+    found = explained.explain(run, pixels, labels, config)
+    grid = explanations(found, run.class_names, config)
+    render.save(grid, workdir / "explanations.png")
+    matrix = class_similarities(run, over_many(config))
+    render.save(matrix, workdir / "class_similarity.png")
 
 
 def curves(records: list[dict]):
@@ -179,29 +183,54 @@ def _caption(config: ConfigDict) -> str:
     )
 
 
-def class_similarities(experiment: Experiment, variables: Any, config: ConfigDict):
+def class_similarities(run: Run, config: ConfigDict):
     """Mean similarity of every class to every label, beside the last layer's own.
 
     The cosine between the classifier's weight rows knows no image: what the
-    explanations say beyond it is what explaining adds.
+    explanations say beyond it is what explaining adds. It is left out for a network
+    that offers no `last_layer`.
 
     Args:
-      experiment: of the run.
-      variables: of the network.
-      config: which explanation and similarity.
+      run: Of the network.
+      config: Which explanation and similarity.
     """
-    config = config.copy_and_resolve_references()
+    config = ConfigDict(config.to_dict())
     if config.similarity == "dot":
         # Dot products have no scale that a cosine could be shown beside.
-        with config.unlocked():
-            config.similarity = "projection"
-    logits_fn = make_logits_fn(experiment.model, variables)
+        config.similarity = "projection"
+    means, count = _mean_similarities(run, config)
+    words = f"{config.explanation.replace('_', ' ')}, {config.similarity}"
+    panels = {f"explanations: {words}, mean over {count:,} test images": means}
+    if offers(run.model, "last_layer"):
+        kernel = np.asarray(last_layer(run.model, run.variables)[0], np.float64)
+        unit = kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
+        panels["classifier's weight rows, cosine"] = unit.T @ unit
+    else:
+        logging.warning(
+            "class_similarity.png is without the classifier's weight rows: the network "
+            "offers no last_layer"
+        )
+    limit = render.off_diagonal_limit(*panels.values())
+    side, width = render.matrix_side(len(means)), len(panels)
+    figure, axes = render.new_figure(1, width, (width * side + 1.0, side + 0.2))
+    for axis, (title, matrix) in zip(axes[0], panels.items(), strict=True):
+        drawn = render.draw_matrix(axis, matrix, run.class_names, title, limit)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label("similarity (the diagonal is 1)")
+    return figure
+
+
+def _mean_similarities(run: Run, config: ConfigDict) -> tuple[np.ndarray, int]:
+    """Means `[classes, classes]` by label over some test images, and their number.
+
+    A class without an image in the sample has no row: not-a-number, left white.
+    """
 
     @jax.jit
     def compute(x, y):
-        bound = bind(config, experiment.model, variables, x)
+        bound = bind(config, run.model, run.variables, x)
         return class_similarity(
-            logits_fn,
+            run.logits_fn,
             x,
             y,
             bound.explanation,
@@ -210,42 +239,18 @@ def class_similarities(experiment: Experiment, variables: Any, config: ConfigDic
             **bound.options,
         )
 
-    classes = experiment.dataset.num_classes
+    classes, test = len(run.class_names), run.dataset.test
     total, count = np.zeros((classes, classes)), np.zeros(classes)
-    test = experiment.dataset.test
     wanted = np.random.RandomState(0).permutation(len(test))[:MATRIX_IMAGES]
-    subset = test.subset(np.sort(wanted))
     for pixels, labels, valid in padded_batches(
-        subset,
-        experiment.config.batch_size,  # training fitted into memory with it
+        test.subset(np.sort(wanted)),
+        run.config.batch_size,  # training fitted into memory with it
     ):
-        inputs = jax.device_put(experiment.inputs(pixels), split(experiment.mesh))
+        inputs = jax.device_put(run.preprocess(pixels), split(run.mesh))
         found = np.asarray(compute(inputs, labels), np.float64)
         np.add.at(total, labels[:valid], found[:valid])
         np.add.at(count, labels[:valid], 1)
-    # A class without an image in the sample has no row: left white.
     means = np.divide(
         total, count[:, None], out=np.full_like(total, np.nan), where=count[:, None] > 0
     )
-    kernel = np.asarray(last_layer(experiment.model, variables)[0], np.float64)
-    unit = kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
-
-    rows = unit.T @ unit
-    limit = render.off_diagonal_limit(means, rows)
-    side = render.matrix_side(classes)
-    figure, axes = render.new_figure(1, 2, (2 * side + 1.0, side + 0.2))
-    for axis, matrix, title in (
-        (
-            axes[0][0],
-            means,
-            f"explanations: {config.explanation.replace('_', ' ')}, "
-            f"{config.similarity}, mean over {len(subset):,} test images",
-        ),
-        (axes[0][1], rows, "classifier's weight rows, cosine"),
-    ):
-        drawn = render.draw_matrix(
-            axis, matrix, experiment.dataset.class_names, title, limit
-        )
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
-    bar.set_label("similarity (the diagonal is 1)")
-    return figure
+    return means, len(wanted)

@@ -2,21 +2,22 @@
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+from introspect_jax.data.sources import Source
 from introspect_jax.errors import Stopped, UserError
 from introspect_jax.processes import Watchdog, lost, wait_for_all
 from introspect_jax.train.checkpoint import Checkpoints, Meta
-from introspect_jax.train.experiment import Experiment
 from introspect_jax.train.progress import Metrics, Reporter
 from introspect_jax.train.state import TrainState, deployed_variables, state_sha256
+from introspect_jax.train.trainer import Trainer
 
 
 @dataclasses.dataclass
@@ -47,7 +48,9 @@ def never(step: int) -> bool:
 
 
 def train(
-    experiment: Experiment,
+    trainer: Trainer,
+    constants: Any,
+    validation: Source,
     workdir: epath.Path,
     reporter: Reporter,
     should_stop: Callable[[int], bool] = never,
@@ -55,44 +58,39 @@ def train(
     """Trains to the end, from the newest intact checkpoint if there is one.
 
     Args:
-      experiment: of `build`.
-      workdir: of `open_workdir`.
-      reporter: what to tell.
-      should_stop: asked before every step, with its number. An evaluation is finished
+      trainer: Of `build`.
+      constants: Of `Method.constants`, for every batch.
+      validation: Split that is evaluated on the way; may be empty.
+      workdir: Of `open_workdir`.
+      reporter: What to tell.
+      should_stop: Asked before every step, with its number. An evaluation is finished
         first: half of one is lost.
 
     Raises:
-      Stopped: it was asked to, before the end; the state is saved.
-      UserError: a loss that is not finite, or nothing but damaged checkpoints.
+      Stopped: It was asked to, before the end; the state is saved.
+      UserError: A loss that is not finite, or nothing but damaged checkpoints.
     """
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(workdir, experiment.config.checkpoints_kept)
+        checkpoints = Checkpoints(workdir, trainer.config.checkpoints_kept)
         stack.callback(checkpoints.close)  # waits for what is being written
-        like = experiment.abstract_state()
+        like = trainer.abstract_state()
         restored = checkpoints.restore_newest(like)
         if restored:
             state, meta = restored
             reporter.say(f"continuing from step {int(state.step)} in {workdir}")
         else:
-            state = experiment.init_state()
-            meta = {"seconds": 0.0, "validation": None}
-            experiment.check_independent(state)
+            state, meta = trainer.init_state(), {"seconds": 0.0, "validation": None}
+            trainer.check_independent(state)
         metrics = Metrics(workdir, int(state.step))
         stack.callback(metrics.close)
         watchdog = stack.enter_context(
-            Watchdog(experiment.config.parallel.watchdog_seconds)
+            Watchdog(trainer.config.parallel.watchdog_seconds)
+        )
+        session = _Session(
+            trainer, validation, checkpoints, metrics, reporter, should_stop, watchdog
         )
         try:
-            state, meta = _run_steps(
-                experiment,
-                state,
-                meta,
-                checkpoints,
-                metrics,
-                reporter,
-                should_stop,
-                watchdog,
-            )
+            state, meta = session.run(state, meta, constants)
         except jax.errors.JaxRuntimeError as error:
             if jax.process_count() == 1:
                 raise
@@ -114,90 +112,113 @@ def train(
     )
 
 
-def _run_steps(
-    experiment: Experiment,
-    state: TrainState,
-    meta: Meta,
-    checkpoints: Checkpoints,
-    metrics: Metrics,
-    reporter: Reporter,
-    should_stop: Callable[[int], bool],
-    watchdog: Watchdog,
-) -> tuple[TrainState, Meta]:
-    """The loop itself, from the step of `state` to the last, which is always saved."""
-    config = experiment.config
-    validation_split = experiment.dataset.validation
-    start, before = int(state.step), meta["seconds"]
-    batches = experiment.batches(start)
-    if start < config.total_steps:
-        first = next(batches)  # a teacher may be trained here, on its own account
-        batches = itertools.chain([first], batches)
-    began = time.monotonic()
-    reporter.start(start)
-    if start < config.total_steps:
-        paused = reporter.pause()
-        train_step, flops = experiment.compile(state, first)
-        reporter.resume(paused)
-    if start == 0:
-        metrics.write(0, "cost", step_cost(experiment, state, flops))
-    pending: list[tuple[int, dict[str, jax.Array]]] = []
+class _Session:
+    """From the state that a run starts or continues with to its last step."""
 
-    def log(step: int) -> None:
-        if pending:
-            means = _fetch(pending, checkpoints)
-            speed = reporter.log(step, means)
-            seconds = {"step_seconds": config.batch_size / speed}
-            metrics.write(step, "train", means | {"images_per_second": speed} | seconds)
+    def __init__(
+        self,
+        trainer: Trainer,
+        validation: Source,
+        checkpoints: Checkpoints,
+        metrics: Metrics,
+        reporter: Reporter,
+        should_stop: Callable[[int], bool],
+        watchdog: Watchdog,
+    ):
+        self._trainer, self._config = trainer, trainer.config
+        self._validation, self._checkpoints = validation, checkpoints
+        self._metrics, self._reporter = metrics, reporter
+        self._should_stop, self._watchdog = should_stop, watchdog
+        # Metrics of the steps since the last log, on the devices.
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
 
-    for step in range(start, config.total_steps + 1):
-        done = step == config.total_steps
-        evaluating = step % config.eval_steps == 0 or done
-        stopping = not done and should_stop(step)
-        saving = evaluating or stopping or step % config.checkpoint_steps == 0
-        if step > start and saving:
-            # Nothing that is not finite is ever saved. What was not logged yet is
-            # logged now: a run that continues from here knows no earlier steps.
-            log(step)
-            paused = reporter.pause()
-            validation = None
-            if evaluating and len(validation_split):
-                variables = deployed_variables(experiment.method, state)
-                validation = experiment.evaluate(variables, validation_split)
-                metrics.write(step, "validation", validation)
-                reporter.say(f"step {step} validation {describe(validation)}")
-            seconds = before + time.monotonic() - began
-            meta = {"seconds": seconds, "validation": validation}
-            checkpoints.save(state, meta)
-            reporter.resume(paused)
-            watchdog.alive()
-        if done:
-            break
-        if stopping:
-            checkpoints.wait()
-            wait_for_all("stopped")  # a scheduler may kill the others when one ends
-            raise Stopped(f"stopped at step {step} of {config.total_steps}")
-        state, values = train_step(state, next(batches))
-        # Wait for the step before, so that at most two are under way; its metrics stay
-        # on the device until they are logged.
-        if pending:
-            jax.block_until_ready(pending[-1][1]["loss"])
-            watchdog.alive()
-        pending.append((step + 1, values))
-        reporter.advance(step + 1)
-        if (step + 1) % config.log_steps == 0:
-            log(step + 1)
-    return state, meta
+    def run(self, state: TrainState, meta: Meta, constants: Any) -> tuple:
+        """The last state, which is always saved, and its meta."""
+        config = self._config
+        start, before = int(state.step), meta["seconds"]
+        began = time.monotonic()
+        self._reporter.start(start)
+        if start < config.total_steps:
+            batches = self._trainer.batches(constants, start)
+            batch = next(batches)
+            train_step = self._compile(state, batch, start)
+        for step in range(start, config.total_steps + 1):
+            done = step == config.total_steps
+            evaluating = step % config.eval_steps == 0 or done
+            stopping = not done and self._should_stop(step)
+            saving = evaluating or stopping or step % config.checkpoint_steps == 0
+            if step > start and saving:
+                # Nothing that is not finite is ever saved. What was not logged yet is
+                # logged now: a run that continues from here knows no earlier steps.
+                self._log(step)
+                paused = self._reporter.pause()
+                validation = self._evaluate(state, step) if evaluating else None
+                seconds = before + time.monotonic() - began
+                meta = {"seconds": seconds, "validation": validation}
+                self._checkpoints.save(state, meta)
+                self._reporter.resume(paused)
+                self._watchdog.alive()
+            if done:
+                break
+            if stopping:
+                self._checkpoints.wait()
+                wait_for_all("stopped")  # a scheduler may kill the others when one ends
+                raise Stopped(f"stopped at step {step} of {config.total_steps}")
+            if step > start:
+                batch = next(batches)
+            state, values = train_step(state, batch)
+            self._taken(step + 1, values)
+        return state, meta
+
+    def _compile(self, state: TrainState, batch: Any, start: int) -> Any:
+        paused = self._reporter.pause()
+        train_step, flops = self._trainer.compile(state, batch)
+        self._reporter.resume(paused)
+        if start == 0:
+            cost = step_cost(self._trainer, state, flops)
+            self._metrics.write(0, "cost", cost)
+        return train_step
+
+    def _taken(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Waits for the step before, so that at most two are under way; its metrics
+        stay on the device until they are logged."""
+        if self._pending:
+            jax.block_until_ready(self._pending[-1][1]["loss"])
+            self._watchdog.alive()
+        self._pending.append((step, values))
+        self._reporter.advance(step)
+        if step % self._config.log_steps == 0:
+            self._log(step)
+
+    def _log(self, step: int) -> None:
+        if self._pending:
+            means = _fetch(self._pending, self._checkpoints)
+            speed = self._reporter.log(step, means)
+            values = {
+                "images_per_second": speed,
+                "step_seconds": self._config.batch_size / speed,
+            }
+            self._metrics.write(step, "train", means | values)
+
+    def _evaluate(self, state: TrainState, step: int) -> dict[str, float] | None:
+        if not len(self._validation):
+            return None
+        variables = deployed_variables(self._trainer.method, state)
+        scores = self._trainer.evaluator(variables, self._validation)
+        self._metrics.write(step, "validation", scores)
+        self._reporter.say(f"step {step} validation {describe(scores)}")
+        return scores
 
 
 def step_cost(
-    experiment: Experiment, state: TrainState, flops: float | None
+    trainer: Trainer, state: TrainState, flops: float | None
 ) -> dict[str, float]:
     """What a step and a deployed network take, whatever the device."""
 
     def count(params) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
-    deployed = deployed_variables(experiment.method, state)
+    deployed = deployed_variables(trainer.method, state)
     known = {} if flops is None else {"flops_per_step": flops}
     return known | {
         "parameters_trained": count(state.params),

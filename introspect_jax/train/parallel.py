@@ -1,24 +1,29 @@
-"""Devices: one mesh, the batch split over its only axis `data`.
+"""How the devices share a step.
 
-Two modes. `global`: the step is written for the whole batch and the compiler divides
-it. `pmapped`: the step is written for a replica, as for `jax.pmap`, and a fixed number
-of replicas share the devices, so that the result does not depend on their number.
+`global`: the step is written for the whole batch and the compiler divides it.
+`pmapped`: it is written for a replica, as for `jax.pmap`, and a fixed number of
+replicas share the devices, so that the result does not depend on their number. Both are
+a wrapper around the function of a part of the batch; nothing outside of this file knows
+of them.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from introspect_jax.errors import UserError, unknown
+from introspect_jax.train.devices import AXIS, make_mesh
 from introspect_jax.train.parts import EXAMPLES, Batch, Part, mean_of
 
-MODES = ("global", "pmapped")
 PyTree = Any
+# `(state, batch, number of the part; None where there is but one) -> Part`
+PartOf = Callable[[PyTree, Batch, Any], Part]
 
 
 def default_config() -> ConfigDict:
@@ -38,108 +43,125 @@ def default_config() -> ConfigDict:
     )
 
 
-def check(config: ConfigDict, batch_size: int) -> None:
-    """Raises a UserError for what cannot be, whatever the devices."""
-    if config.mode not in MODES:
-        raise UserError(unknown("parallel.mode", config.mode, MODES))
-    if config.replicas < 1:
-        raise UserError(f"parallel.replicas must be at least 1, got {config.replicas}")
-    if not config.watchdog_seconds > 0:
+def check(config: ConfigDict) -> None:
+    """Raises a UserError for what cannot be, whatever the devices; takes the whole
+    config."""
+    parallel, batch = config.parallel, config.batch_size
+    if parallel.mode not in _MODES:
+        raise UserError(unknown("parallel.mode", parallel.mode, _MODES))
+    if parallel.replicas < 1:
         raise UserError(
-            f"parallel.watchdog_seconds must be above 0, got {config.watchdog_seconds}"
+            f"parallel.replicas must be at least 1, got {parallel.replicas}"
         )
-    if config.mode == "pmapped" and batch_size % config.replicas:
+    if not parallel.watchdog_seconds > 0:
         raise UserError(
-            f"batch_size must be a multiple of the {config.replicas} "
-            f"parallel.replicas, got {batch_size}"
+            "parallel.watchdog_seconds must be above 0, got "
+            f"{parallel.watchdog_seconds}"
+        )
+    pmapped = parallel.mode == "pmapped"
+    if pmapped and batch % parallel.replicas:
+        raise UserError(
+            f"batch_size must be a multiple of the {parallel.replicas} "
+            f"parallel.replicas, got {batch}"
+        )
+    there = batch // parallel.replicas if pmapped else batch
+    if config.accumulation_steps > there:
+        raise UserError(
+            f"accumulation_steps is {config.accumulation_steps}, more than the "
+            f"{there} examples that there are"
+            + (" for a replica" if pmapped else " in a batch")
         )
 
 
-def make_mesh(batch_sizes: dict[str, int], devices=None, replicas: int = 0) -> Mesh:
-    """A mesh over all devices.
+@dataclasses.dataclass(frozen=True)
+class Global:
+    """The whole batch is one part, which the compiler divides among the devices.
+
+    Attributes:
+      mesh: The devices.
+      arguments: What a step needs in its batch beside the examples.
+    """
+
+    mesh: Mesh
+    arguments: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def shared(self, part_of: PartOf) -> Callable[[PyTree, Batch], Part]:
+        """`(state, batch) -> Part` of the whole batch."""
+        return lambda state, batch: part_of(state, batch, None)
+
+    def flops(self, lowered: jax.stages.Lowered) -> float | None:
+        """Those of a lowered step, all devices together, before any optimisation."""
+        try:
+            return (lowered.cost_analysis() or {}).get("flops")
+        except NotImplementedError:
+            return None  # the backend cannot count
+
+
+class Replicas(Global):
+    """A fixed number of replicas, the mean of which is taken."""
+
+    def shared(self, part_of: PartOf) -> Callable[[PyTree, Batch], Part]:
+        """Each device does its replicas; this is what `jax.pmap` is inside.
+
+        `check_vma=False`: with it gradients of what every device holds would come out
+        summed already.
+        """
+        on_device = over_replicas(
+            part_of, int(self.arguments["turns"]) * self.mesh.size
+        )
+        whole, divided = PartitionSpec(), PartitionSpec(AXIS)
+
+        def everywhere(state: PyTree, batch: Batch) -> Part:
+            specs = {name: divided if name in EXAMPLES else whole for name in batch}
+            return jax.shard_map(
+                on_device,
+                mesh=self.mesh,
+                in_specs=(whole, specs),
+                out_specs=whole,
+                check_vma=False,
+            )(state, batch)
+
+        return everywhere
+
+    def flops(self, lowered: jax.stages.Lowered) -> None:
+        """None: a loop would be counted as one turn."""
+        del lowered
+
+
+def make_parallel(config: ConfigDict, devices=None) -> Global:
+    """The devices, and how they share a step.
 
     Args:
-      batch_sizes: name of the config field -> value; each must split evenly.
-      devices: those to use, by default all, of all processes.
-      replicas: if not 0, these must split evenly too.
+      config: The whole config.
+      devices: Those to use, by default all, of all processes.
 
     Raises:
-      UserError: a batch that the devices cannot share, or replicas.
+      UserError: A batch or replicas that the devices cannot share.
     """
-    devices = jax.devices() if devices is None else devices
-    for name, size in batch_sizes.items():
-        if size < 1 or size % len(devices):
-            raise UserError(
-                f"{name} must be a multiple of the {len(devices)} devices, got {size}"
-            )
-    if replicas % len(devices):
+    mesh = make_mesh(
+        {"batch_size": config.batch_size, "eval_batch_size": config.eval_batch_size},
+        devices,
+    )
+    return _MODES[config.parallel.mode](config.parallel, mesh)
+
+
+def _replicas(config: ConfigDict, mesh: Mesh) -> Replicas:
+    if config.replicas % mesh.size:
         raise UserError(
-            f"parallel.replicas must be a multiple of the {len(devices)} devices, got "
-            f"{replicas}"
+            f"parallel.replicas must be a multiple of the {mesh.size} devices, got "
+            f"{config.replicas}"
         )
-    # `Mesh`, not `jax.make_mesh`: its axes are automatic, so indexing just works.
-    return Mesh(np.asarray(devices), ("data",))
+    # An argument of the compiled step, see `over_replicas`.
+    return Replicas(mesh, {"turns": np.asarray(config.replicas // mesh.size, np.int32)})
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds all of it."""
-    return NamedSharding(mesh, PartitionSpec())
+_MODES: dict[str, Callable[[ConfigDict, Mesh], Global]] = {
+    "global": lambda config, mesh: Global(mesh),
+    "pmapped": _replicas,
+}
 
 
-def split(mesh: Mesh) -> NamedSharding:
-    """The first axis is divided among the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
-
-
-def rows_here(mesh: Mesh, count: int) -> np.ndarray:
-    """Rows of an array of `count` that the devices of this process hold, in order."""
-    here = split(mesh).addressable_devices_indices_map((count,)).values()
-    taken = {index[0].indices(count)[:2] for index in here if index}
-    return np.concatenate([np.arange(*bounds) for bounds in sorted(taken)])
-
-
-def place(tree: PyTree, mesh: Mesh, *, rows: int | None = None) -> PyTree:
-    """Arrays of this process on the devices of all.
-
-    Args:
-      tree: arrays: the same in every process, or those of `rows_here`.
-      mesh: the devices.
-      rows: if given, how many rows there are in all processes together; they are
-        divided among the devices. Otherwise every device gets all of it.
-    """
-    sharding = replicated(mesh) if rows is None else split(mesh)
-    if jax.process_count() == 1:
-        return jax.device_put(tree, sharding)
-    if rows is not None:
-        here = rows_here(mesh, rows)
-
-    def made(array):
-        array = np.asarray(array)
-        if rows is None:
-            return jax.make_array_from_callback(
-                array.shape, sharding, lambda index: array[index]
-            )
-
-        def of_device(index):
-            start, stop, _ = index[0].indices(rows)
-            first = int(np.searchsorted(here, start))
-            return array[first : first + stop - start]
-
-        return jax.make_array_from_callback(
-            (rows, *array.shape[1:]), sharding, of_device
-        )
-
-    return jax.tree.map(made, tree)
-
-
-def at_hand(tree: PyTree) -> PyTree:
-    """Arrays that every device holds, for work that one process does alone."""
-    return tree if jax.process_count() == 1 else jax.device_get(tree)
-
-
-def over_replicas(
-    part_of: Callable[[PyTree, Batch, jax.Array], Part], replicas: int
-) -> Callable[[PyTree, Batch], Part]:
+def over_replicas(part_of: PartOf, replicas: int) -> Callable[[PyTree, Batch], Part]:
     """`(state, batch) -> Part`, the mean over all replicas, for use on one device.
 
     A device does its share of the replicas one after the other, gathers those of the
@@ -149,18 +171,18 @@ def over_replicas(
 
     Args:
       part_of: `(state, batch of a replica, its number) -> Part`.
-      replicas: over all devices of the axis `data`.
+      replicas: Over all devices of the mesh.
     """
 
     def on_device(state, batch):
-        local = replicas // jax.lax.axis_size("data")
+        local = replicas // jax.lax.axis_size(AXIS)
         rows = {
             name: batch[name].reshape(local, -1, *batch[name].shape[1:])
             for name in EXAMPLES
             if name in batch
         }
         common = {name: value for name, value in batch.items() if name not in rows}
-        first = jax.lax.axis_index("data") * local
+        first = jax.lax.axis_index(AXIS) * local
 
         def one(turn):
             mine = {name: leaf[turn] for name, leaf in rows.items()}
@@ -174,31 +196,10 @@ def over_replicas(
         empty = jax.tree.map(lambda s: jnp.zeros((local, *s.shape), s.dtype), shapes)
         parts = jax.lax.fori_loop(0, batch["turns"], do, empty)
         parts = jax.tree.map(
-            lambda leaf: jax.lax.all_gather(leaf, "data", tiled=True), parts
+            lambda leaf: jax.lax.all_gather(leaf, AXIS, tiled=True), parts
         )
-        return mean_of(jax.lax.optimization_barrier(parts), replicas)
+        return jax.lax.optimization_barrier(
+            mean_of(jax.lax.optimization_barrier(parts), replicas)
+        )
 
     return on_device
-
-
-def on_devices(
-    step: Callable[[PyTree, Batch], PyTree], mesh: Mesh
-) -> Callable[[PyTree, Batch], PyTree]:
-    """A step that is written for one device, with its share of the batch, on all.
-
-    This is what `jax.pmap` is inside. `check_vma=False`: with it gradients of what
-    every device holds would come out summed already.
-    """
-    whole, divided = PartitionSpec(), PartitionSpec("data")
-
-    def everywhere(state, batch):
-        specs = {name: divided if name in EXAMPLES else whole for name in batch}
-        return jax.shard_map(
-            step,
-            mesh=mesh,
-            in_specs=(whole, specs),
-            out_specs=whole,
-            check_vma=False,
-        )(state, batch)
-
-    return everywhere

@@ -32,26 +32,30 @@ class Part(NamedTuple):
 
 
 def micro_batches(
-    part_of: Callable[[Batch, jax.Array | int], Part],
+    part_of: Callable[[Batch, jax.Array | int | None], Part],
     batch: Batch,
     count: int,
     unit: int,
-    first: jax.Array | int = 0,
+    number: jax.Array | int | None = None,
 ) -> Part:
-    """The same as `part_of(batch, first)`, in `count` pieces, one after the other.
+    """The same as `part_of(batch, number)`, in `count` pieces, one after the other.
 
     Every `count`-th example is in the same piece, so that devices which divide the
     batch divide every piece. Pieces may differ by one example. They are looped over on
     accelerators if they are alike, and written out otherwise: loops around
-    convolutions are slow on CPUs.
+    convolutions are slow on CPUs. (`optax.microbatch` does the first of these only,
+    without weights, and does not tell pieces apart, which their random keys need.)
 
     Args:
       part_of: `(batch, number) -> Part`; numbers tell the parts of a step apart.
       batch: see `make_train_step`.
       count: of the pieces.
       unit: rows of the batch that stay together.
-      first: number of the first piece.
+      number: of this batch among the parts of the step; None if it is the only one.
     """
+    if count == 1:
+        return part_of(batch, number)
+    first = 0 if number is None else number * count
     rows = {name: batch[name] for name in EXAMPLES if name in batch}
     common = {name: value for name, value in batch.items() if name not in rows}
     units = len(batch["index"]) // unit

@@ -1,38 +1,75 @@
-"""A finished run, back from its folder."""
+"""A trained network, back from the folder of its run."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from introspect_jax.config import default_config, fields, validate
-from introspect_jax.data import sources
+from introspect_jax import data, methods, optimizers
+from introspect_jax.config import default_config, fields, lock, validate
+from introspect_jax.data.preprocess import Preprocess, make_preprocess
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
+from introspect_jax.models import init_variables, make_logits_fn
 from introspect_jax.train.checkpoint import Checkpoints
-from introspect_jax.train.experiment import Experiment, build
+from introspect_jax.train.devices import make_mesh
+from introspect_jax.train.files import read_json
 from introspect_jax.train.state import deployed_variables
+from introspect_jax.train.trainer import abstract_state, make_context
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained network and all that it came from.
+    """A trained network and what it takes to use it.
 
     Attributes:
-      experiment: rebuilt from the config; it can explain and evaluate, not train.
-      variables: of the network as it is deployed.
-      step: that they are of.
-      state_sha256: of the state that they are from.
+      config: Of the run.
+      model: The network.
+      variables: Its variables as it is deployed.
+      preprocess: Pixels `[n, h, w, c]` as read -> its inputs.
+      class_names: `[classes]`.
+      image_shape: `(h, w, c)` of images as read.
+      dtype: Of images as read, `"uint8"` or `"float32"`.
+      step: That the variables are of.
+      state_sha256: Of the state that they are from.
+      mesh: The devices that hold them.
+      load_dataset: Reads the data that it was trained on.
     """
 
-    experiment: Experiment
+    config: ConfigDict
+    model: nn.Module
     variables: Any
+    preprocess: Preprocess
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    dtype: str
     step: int
     state_sha256: str
+    mesh: Mesh
+    load_dataset: Callable[[], Dataset]
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The data that it was trained on, read when they are first asked for."""
+        return self.load_dataset()
+
+    def logits_fn(self, inputs: jax.Array) -> jax.Array:
+        """Logits `[n, classes]` of inputs `[n, h, w, c]`, in evaluation mode."""
+        return make_logits_fn(self.model, self.variables)(inputs)
+
+    def untrained(self, key: jax.Array) -> Any:
+        """Variables of the same network with new random values."""
+        size = (*self.preprocess.size, self.image_shape[2])
+        init = jax.jit(lambda key: init_variables(self.model, size, key))
+        params, state = init(key)
+        return {"params": params, **state}
 
 
 def absolute(path: str) -> epath.Path:
@@ -61,7 +98,16 @@ def load_config(path: str) -> ConfigDict:
         raise UserError(
             f"{str(stored)!r} cannot be used by this version: {reason}"
         ) from error
-    return config.lock()
+    return lock(config)
+
+
+def read_facts(folder: epath.Path, load_dataset: Callable[[], Dataset]) -> dict:
+    """What the folder says of the data, `Dataset.describe`; asked of the data
+    themselves for runs of versions before it was kept."""
+    stored = folder / "data.json"
+    if stored.exists():
+        return read_json(stored, "class_names", "image_shape", "dtype", "examples")
+    return load_dataset().describe()
 
 
 # What may differ between the data of two runs that are the same data: how they are
@@ -95,28 +141,56 @@ def check_same_data(config: ConfigDict, taught: ConfigDict, path: str) -> None:
             )
 
 
-def load_run(
-    path: str,
-    dataset: Dataset | None = None,
-    devices: Sequence[jax.Device] | None = None,
-) -> Run:
+def load(path: str, dataset: Dataset | None = None, devices: Any = None) -> Run:
     """The newest intact checkpoint of a work folder.
 
+    The data are not read: the folder knows their classes and shapes.
+
     Args:
-      path: the folder.
-      dataset: of the config, if it is at hand.
-      devices: to hold it, by default all.
+      path: The folder, `~` for the home folder included, or `gs://`.
+      dataset: What the run was trained on, if it is at hand.
+      devices: To hold the network, by default all.
 
     Raises:
-      UserError: not the work folder of a run, or of one without a checkpoint.
+      UserError: Not the work folder of a run, or of one without a checkpoint.
     """
     config = load_config(path)
-    experiment = build(config, dataset or sources.load(config.data), devices)
-    checkpoints = Checkpoints(absolute(path), config.checkpoints_kept)
-    restored = checkpoints.restore_newest(experiment.abstract_state())
+    folder = absolute(path)
+
+    def load_dataset() -> Dataset:
+        return dataset or data.load(config.data)
+
+    facts = read_facts(folder, load_dataset)
+    names, image_shape = tuple(facts["class_names"]), tuple(facts["image_shape"])
+    preprocess = make_preprocess(config.data, image_shape)
+    context = make_context(
+        config,
+        len(names),
+        (*preprocess.size, image_shape[2]),
+        facts["examples"]["train"],
+    )
+    method = methods.make(config.method, context)
+    schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
+    optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+    mesh = make_mesh({}, devices)
+    checkpoints = Checkpoints(folder, config.checkpoints_kept)
+    restored = checkpoints.restore_newest(
+        abstract_state(config, method, optimizer, mesh)
+    )
     checkpoints.close()
     if restored is None:
         raise UserError(f"{path!r} has no checkpoint yet; let the run train further")
     state, meta = restored
-    variables = deployed_variables(experiment.method, state)
-    return Run(experiment, variables, int(state.step), meta["state_sha256"])
+    return Run(
+        config,
+        method.model,
+        deployed_variables(method, state),
+        preprocess,
+        names,
+        image_shape,
+        facts["dtype"],
+        int(state.step),
+        meta["state_sha256"],
+        mesh,
+        load_dataset,
+    )

@@ -1,30 +1,24 @@
-"""The jitted functions: one step of training, one batch of evaluation."""
+"""One step of training, a pure function."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
-from jax.sharding import Mesh
 
 from introspect_jax.arrays import one_hot
-from introspect_jax.data.augment import augment, center_crop, normalize
-from introspect_jax.evaluate import per_example
+from introspect_jax.data.augment import augment
+from introspect_jax.data.preprocess import Preprocess
+from introspect_jax.errors import UserError
 from introspect_jax.keys import stream_key
-from introspect_jax.methods import Method
+from introspect_jax.methods import BY_EXAMPLE, LAST_BATCH, Method
 from introspect_jax.methods.average import running_average
-from introspect_jax.train.parallel import on_devices, over_replicas, replicated
+from introspect_jax.models.protocol import is_constant
+from introspect_jax.train.parallel import Global
 from introspect_jax.train.parts import Batch, Part, micro_batches
 from introspect_jax.train.state import TrainState
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-
-
-def on_mesh(step: Step, mode: str, mesh: Mesh) -> Step:
-    """`step` of `make_train_step`, jitted for all devices, the state donated."""
-    if mode == "pmapped":
-        step = on_devices(step, mesh)
-    everywhere = replicated(mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere))
 
 
 def make_train_step(
@@ -34,31 +28,31 @@ def make_train_step(
     config,
     *,
     num_classes: int,
-    size: tuple[int, int],
+    preprocess: Preprocess,
+    parallel: Global,
+    unit: int = 1,
 ) -> Step:
-    """`train_step(state, batch) -> (state, metrics)`, for `on_mesh`.
-
-    It is written for the whole batch; or, `pmapped`, for the share of one device.
+    """`train_step(state, batch) -> (state, metrics)`, for `jax.jit`.
 
     A batch is `{"seed": uint32, "index": int32 [batch], "constants": ...}`, the last of
-    them `Method.constants()`, with either `"pool"`, the images and labels of the whole
-    training split, or `"image"` uint8 `[batch, h, w, c]` and `"label"` int32 `[batch]`;
-    `parallel.mode=pmapped` adds `"turns"`, the replicas of each device. The seed is an
-    argument, so that runs that differ in it alone share one compiled program.
+    them of `Method.constants`, with either `"pool"`, the images and labels of the whole
+    training split, or `"image"` `[batch, h, w, c]` and `"label"` int32 `[batch]`, and
+    with `parallel.arguments`. The seed is an argument, so that runs that differ in it
+    alone share one compiled program.
 
     Args:
-      method: of `methods.make`.
-      optimizer: of `make_optimizer`.
-      schedule: step -> learning rate, for the metrics.
-      config: the whole config; `accumulation_steps`, `batch_size`, `data`, `parallel`
-        and `average_decay` are read.
-      num_classes: of the data.
-      size: `(h, w)` that the network sees.
+      method: Of `methods.make`.
+      optimizer: Of `make_optimizer`.
+      schedule: Step -> learning rate, for the metrics.
+      config: The whole config; `accumulation_steps`, `data` and `average_decay` are
+        read.
+      num_classes: Of the data.
+      preprocess: Of the data.
+      parallel: How the devices share a step.
+      unit: Rows of a batch that stay together (`Method.sampler`).
     """
-    data, pieces = config.data, config.accumulation_steps
-    replicas = config.parallel.replicas if config.parallel.mode == "pmapped" else 1
 
-    def part_of(state: TrainState, batch: Batch, number: jax.Array | int) -> Part:
+    def part_of(state: TrainState, batch: Batch, number: Any) -> Part:
         """What the examples of `batch`, part `number` of the step, say of it."""
         index, seed = batch["index"], batch["seed"]
         if "pool" in batch:
@@ -66,60 +60,53 @@ def make_train_step(
         else:
             images, labels = batch["image"], batch["label"]
         images, label_probs = augment(
-            normalize(images, data.mean, data.std),
+            preprocess.normalize(images),
             one_hot(labels, num_classes),
             index,
             stream_key(seed, "augment", state.step),
-            data.augment,
-            size,
+            config.data.augment,
+            preprocess.size,
         )
         key = stream_key(seed, "method", state.step)
-        if pieces * replicas > 1:
+        if number is not None:
             key = jax.random.fold_in(key, number)
+        examples = {"image": images, "label": label_probs, "index": index}
         (loss, (model_state, carried, metrics)), gradients = jax.value_and_grad(
             method.loss, has_aux=True
         )(
             state.params,
             state.model_state,
             state.method_state,
-            {
-                "image": images,
-                "label": label_probs,
-                "index": index,
-                "constants": batch["constants"],
-            },
+            examples | {"constants": batch["constants"]},
             state.step,
             key,
         )
-        changed = {}
-        if pieces * replicas > 1:
-            carried = dict(carried)
-            for name in method.by_example:
-                changed[name] = carried.pop(name) - state.method_state[name]
+        mean, change = _carried(method, state.method_state, carried, number)
         metrics = metrics | {"loss": loss}
-        return Part((gradients, model_state, carried, metrics), changed)
+        return Part((gradients, model_state, mean, metrics), change)
 
-    def replica(state: TrainState, batch: Batch, number: jax.Array | int) -> Part:
+    def pieces(state: TrainState, batch: Batch, number: Any) -> Part:
         """The same, in as many pieces as gradients are accumulated over."""
-        if pieces == 1:
-            return part_of(state, batch, number)
         return micro_batches(
             lambda piece, n: part_of(state, piece, n),
             batch,
-            pieces,
-            unit=len(batch["index"]) * replicas // config.batch_size,
-            first=number * pieces,
+            config.accumulation_steps,
+            unit,
+            number,
         )
 
+    whole = parallel.shared(pieces)
+
     def train_step(state: TrainState, batch: Batch):
-        if config.parallel.mode == "pmapped":
-            part = over_replicas(replica, replicas)(state, batch)
-        else:
-            part = replica(state, batch, 0)
+        part = whole(state, batch)
         gradients, model_state, carried, metrics = part.mean
         changed = {n: state.method_state[n] + part.change[n] for n in part.change}
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        model_state, carried = _constants_of(
+            (state.model_state, {n: state.method_state[n] for n in carried}),
+            (model_state, carried),
+        )
         average = state.average
         if average is not None:
             average = running_average(
@@ -143,15 +130,37 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model, config, *, size: tuple[int, int], mesh: Mesh):
-    """`eval_step(variables, images uint8, labels) -> {name: [batch]}`, jitted.
+def _carried(method: Method, before: Any, after: Any, number: Any) -> tuple[Any, Any]:
+    """What a method carries: entries that are means over the parts of a step, and by
+    how much those with a row for each example change.
 
-    Every device, and so every process, has the result of all.
+    Raises:
+      UserError: Entries of which the method does not say how they are combined, or
+        that no parts can have.
     """
+    if after.keys() != method.carries.keys():
+        raise UserError(
+            f"the method carries {sorted(after)}, and its `carries` says how to "
+            f"combine {sorted(method.carries)}; name each entry of the method state "
+            "there"
+        )
+    if number is None:
+        return after, {}
+    for name, kind in method.carries.items():
+        if kind == LAST_BATCH:
+            raise UserError(
+                f"the method carries {name!r}, rows of the last batch, which cannot be "
+                "taken in parts; use accumulation_steps=1 and parallel.mode=global"
+            )
+    kinds = method.carries
+    mean = {name: after[name] for name in after if kinds[name] != BY_EXAMPLE}
+    rows = [name for name in after if kinds[name] == BY_EXAMPLE]
+    return mean, {name: after[name] - before[name] for name in rows}
 
-    def eval_step(variables, images, labels):
-        images = center_crop(normalize(images, config.data.mean, config.data.std), size)
-        logits = model.apply(variables, images, train=False)
-        return per_example(logits, labels)
 
-    return jax.jit(eval_step, out_shardings=replicated(mesh))
+def _constants_of(before: Any, after: Any) -> Any:
+    """`after`, with the networks' constants as they were, to the bit: a mean over the
+    parts of a step rounds."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, old, new: old if is_constant(path) else new, before, after
+    )

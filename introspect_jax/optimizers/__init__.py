@@ -1,0 +1,127 @@
+"""Optimizers, one file each: by name, or by the import path of one's own.
+
+A file holds `SUMMARY` (one line) and `make(config, schedule, decayed)`, where `config`
+is `config.optimizer`, `schedule` the learning rate by step, and `decayed` tells which
+parameters the weight decay is of; it returns the links of an `optax.chain`. From
+outside an optimizer is `factory(schedule, **options)`, as those of optax are:
+`optax:lion`. One that takes `weight_decay` and `mask` is given both.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from absl import logging
+from ml_collections import ConfigDict
+
+from introspect_jax import options as checks
+from introspect_jax.doors import Door, is_import_path, load_object
+from introspect_jax.errors import UserError
+from introspect_jax.optimizers import schedules
+from introspect_jax.optimizers.schedules import make_schedule
+
+__all__ = ["DOOR", "check", "default_config", "make_optimizer", "make_schedule"]
+
+DOOR = Door(__name__, "optimizer")
+DECAYED = ("kernels", "all")
+PyTree = Any
+
+
+def default_config() -> ConfigDict:
+    """`config.optimizer`."""
+    return ConfigDict(
+        {
+            "name": "sgd",
+            "learning_rate": 0.1,
+            "momentum": 0.9,
+            "nesterov": True,
+            "b2": 0.999,  # adamw; b1 is the momentum
+            "weight_decay": 5e-4,
+            "decayed": "kernels",
+            "clip_norm": 0.0,  # of the gradient; 0 is off
+            "schedule": "cosine",
+            "warmup": 0.0,  # share of all steps, linear from 0
+            "milestones": (0.5, 0.75),  # step: shares of all steps
+            "decay_factor": 0.1,  # step: at each milestone
+            "peak": 0.3,  # one_cycle: share of all steps until the peak
+            "options": {},  # of an optimizer that is named by its import path
+        }
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UserError for an optimizer or schedule that cannot be; takes the whole
+    config."""
+    config = config.optimizer
+    DOOR.check_options(config)
+    if is_import_path(config.name):
+        load_object(config.name, "optimizer")
+    else:
+        DOOR.get(config.name)
+    checks.check_choice("optimizer.", config, decayed=DECAYED)
+    for field in ("learning_rate", "weight_decay", "clip_norm"):
+        if not config[field] >= 0:
+            raise UserError(
+                f"optimizer.{field} must not be negative, got {config[field]}"
+            )
+    limits = (0, 1, "[)")
+    checks.check_range("optimizer.", config, momentum=limits, b2=limits)
+    schedules.check(config)
+
+
+def make_optimizer(
+    config: ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimizer that `config.optimizer` names, after the clipping of the gradient.
+
+    Raises:
+      UserError: One from outside that does not take its options, or is no
+        `optax.GradientTransformation`.
+    """
+
+    def decayed(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: (
+                config.decayed == "all" or getattr(path[-1], "key", "") == "kernel"
+            ),
+            params,
+        )
+
+    parts = []
+    if config.clip_norm > 0:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    if is_import_path(config.name):
+        parts.append(_from_outside(config, schedule, decayed))
+    else:
+        parts += DOOR.get(config.name)[1].make(config, schedule, decayed)
+    return optax.chain(*parts)
+
+
+def _from_outside(
+    config: ConfigDict, schedule: optax.Schedule, decayed: Callable[[PyTree], PyTree]
+) -> optax.GradientTransformation:
+    factory = load_object(config.name, "optimizer")
+    handed = {"weight_decay": config.weight_decay, "mask": decayed}
+    handed = {name: v for name, v in handed.items() if checks.takes(factory, name)}
+    if "weight_decay" not in handed and config.weight_decay:
+        logging.warning(
+            "%s takes no weight_decay: optimizer.weight_decay=%g is not used",
+            config.name,
+            config.weight_decay,
+        )
+    made = checks.call(
+        factory,
+        schedule,
+        path=config.name,
+        field="optimizer",
+        options=config.options,
+        **handed,
+    )
+    if not (hasattr(made, "init") and hasattr(made, "update")) or inspect.isclass(made):
+        raise UserError(
+            f"optimizer.name={config.name!r} returned {type(made).__name__}, not an "
+            "optax.GradientTransformation"
+        )
+    return made

@@ -1,0 +1,16 @@
+"""Stochastic gradient descent with momentum."""
+
+import optax
+from ml_collections import ConfigDict
+
+SUMMARY = "SGD with momentum; weight decay is added to the gradient before it"
+
+
+def make(
+    config: ConfigDict, schedule: optax.Schedule, decayed
+) -> list[optax.GradientTransformation]:
+    """As in the recipes that the published numbers come from."""
+    return [
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.sgd(schedule, config.momentum or None, nesterov=config.nesterov),
+    ]

@@ -1,0 +1,75 @@
+"""Devices: one mesh, arrays divided over its only axis `data` or the same on all."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from introspect_jax.errors import UserError
+
+AXIS = "data"
+PyTree = Any
+
+
+def make_mesh(batch_sizes: dict[str, int], devices=None) -> Mesh:
+    """A mesh over all devices.
+
+    Args:
+      batch_sizes: Name of the config field -> value; each must split evenly.
+      devices: Those to use, by default all, of all processes.
+
+    Raises:
+      UserError: A batch that the devices cannot share.
+    """
+    devices = jax.devices() if devices is None else devices
+    for name, size in batch_sizes.items():
+        if size < 1 or size % len(devices):
+            raise UserError(
+                f"{name} must be a multiple of the {len(devices)} devices, got {size}"
+            )
+    # `Mesh`, not `jax.make_mesh`: its axes are automatic, so indexing just works.
+    return Mesh(np.asarray(devices), (AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds all of it."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The first axis is divided among the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def rows_here(mesh: Mesh, count: int) -> np.ndarray:
+    """Rows of an array of `count` that the devices of this process hold, in order."""
+    here = split(mesh).addressable_devices_indices_map((count,)).values()
+    taken = {index[0].indices(count)[:2] for index in here if index}
+    return np.concatenate([np.arange(*bounds) for bounds in sorted(taken)])
+
+
+def place(tree: PyTree, mesh: Mesh, *, rows: int | None = None) -> PyTree:
+    """Arrays of this process on the devices of all.
+
+    Args:
+      tree: Arrays: the same in every process, or those of `rows_here`.
+      mesh: The devices.
+      rows: If given, how many rows there are in all processes together; they are
+        divided among the devices. Otherwise every device gets all of it.
+    """
+    sharding = replicated(mesh) if rows is None else split(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def made(array):
+        array = np.asarray(array)
+        shape = array.shape if rows is None else (rows, *array.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, array, shape)
+
+    return jax.tree.map(made, tree)
+
+
+def at_hand(tree: PyTree) -> PyTree:
+    """Arrays that every device holds, for work that one process does alone."""
+    return tree if jax.process_count() == 1 else jax.device_get(tree)
