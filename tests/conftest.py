@@ -30,14 +30,14 @@ jaxtyping.install_import_hook(
     [f"introspect_jax.{room}" for room in LIBRARY], "beartype.beartype"
 )
 
-from tiny import build_tiny
+from tiny import TINY, build_tiny
 
-from introspect_jax import models
+from introspect_jax import data
 from introspect_jax.config import default_config
-from introspect_jax.data import sources
-from introspect_jax.methods import Teacher
-from introspect_jax.train.experiment import build
+from introspect_jax.methods import Teacher, teacher_kind
+from introspect_jax.models import init_variables
 from introspect_jax.train.progress import Reporter
+from introspect_jax.train.trainer import build
 
 
 def pytest_ignore_collect(collection_path):
@@ -90,27 +90,20 @@ def strict_promotion(request):
 
 
 @pytest.fixture
-def tiny_model(monkeypatch):
-    """Every model name builds a tiny network."""
-    monkeypatch.setattr(models, "build", build_tiny)
-
-
-@pytest.fixture
 def tiny_teacher():
     """A teacher for the digits, of random values."""
-    model = build_tiny("tiny", 10)
-    images = jnp.zeros((1, 8, 8, 1))
-    variables = jax.jit(lambda key: model.init(key, images, train=True))(
-        jax.random.key(7)
-    )
+    params, state = jax.jit(
+        lambda key: init_variables(build_tiny(10), (8, 8, 1), key)
+    )(jax.random.key(7))
     means = np.random.RandomState(0).dirichlet(np.ones(10), 10)
-    return Teacher(model, lambda: variables, lambda temperature: means)
+    return Teacher({"params": params, **state}, lambda temperature: means)
 
 
 @pytest.fixture
 def digits_config():
-    """Twelve steps on the digits."""
+    """Twelve steps of a tiny network on the digits."""
     config = default_config()
+    config.model.name = TINY
     config.data.name = "digits"
     config.data.augment.crop_padding = 1
     config.batch_size = 32
@@ -122,16 +115,36 @@ def digits_config():
     return config
 
 
+class Made:
+    """A trainer whose constants are known."""
+
+    def __init__(self, trainer, teacher):
+        self.trainer = trainer
+        self.constants = trainer.constants(teacher)
+
+    def __getattr__(self, name):
+        return getattr(self.trainer, name)
+
+    def batches(self, start=0):
+        return self.trainer.batches(self.constants, start)
+
+
+def assemble(config, devices=1, dataset=None, teacher=None):
+    """`Made` of a config; methods that need a teacher get a tiny one."""
+    dataset = dataset or data.load(config.data)
+    needed = teacher_kind(config.method.name) is not None
+    network = build_tiny(dataset.num_classes) if needed else None
+    trainer = build(config, dataset, jax.devices()[:devices], teacher=network)
+    return Made(trainer, teacher if needed else None)
+
+
 @pytest.fixture
 def experiment(digits_config, tiny_teacher):
-    """`(devices=1, **fields) -> Experiment` of the digits."""
+    """`(devices=1, **fields) -> Made` of the digits."""
 
     def make(devices=1, **changes):
         digits_config.update_from_flattened_dict(changes)
-        dataset = sources.load(digits_config.data)
-        return build(
-            digits_config, dataset, jax.devices()[:devices], teacher=tiny_teacher
-        )
+        return assemble(digits_config, devices, teacher=tiny_teacher)
 
     return make
 

@@ -10,25 +10,23 @@ from introspect_jax import methods
 from introspect_jax.config import default_config
 from introspect_jax.data.batches import Order
 from introspect_jax.methods import Context, Teacher
+from introspect_jax.models import init_variables
 
 CLASSES = 4
 
 
 def teacher(classes=CLASSES):
     """Random values; what it would say of a class on average is made up."""
-    model = build_tiny("tiny", classes)
-    images = jnp.zeros((1, 8, 8, 1))
-    variables = model.init(jax.random.key(7), images, train=True)
-    kernel = variables["params"]["head"]["kernel"]
-    variables["params"]["head"]["kernel"] = 5 * kernel  # an untrained one says nothing
+    params, state = init_variables(build_tiny(classes), (8, 8, 1), jax.random.key(7))
+    params["head"]["kernel"] *= 5  # an untrained one says nothing
     means = np.random.RandomState(0).dirichlet(np.ones(classes), classes)
-    return Teacher(model, lambda: variables, lambda temperature: means)
+    return Teacher({"params": params, **state}, lambda temperature: means)
 
 
 def context(classes=CLASSES, **changes):
     labels = np.arange(24) % classes
     fields = {
-        "model": build_tiny("tiny", classes),
+        "model": build_tiny(classes),
         "num_classes": classes,
         "image_shape": (8, 8, 1),
         "total_steps": 100,
@@ -37,7 +35,7 @@ def context(classes=CLASSES, **changes):
         "num_examples": len(labels),
         "train_labels": lambda: labels,
         "order": Order(0, len(labels), 8),
-        "teacher": teacher(classes),
+        "teacher": build_tiny(classes),
     }
     return Context(**fields | changes)
 
@@ -60,7 +58,7 @@ def batch(method, count=8, classes=CLASSES):
         "image": images(count),
         "label": jax.nn.one_hot(jnp.arange(count) % classes, classes),
         "index": jnp.arange(count),
-        "constants": method.constants(),
+        "constants": method.constants(teacher(classes)),
     }
 
 
@@ -85,8 +83,7 @@ def log_probs(method, inputs, temperature=1.0, params=None, model_state=None):
 
 def teacher_probs(inputs, temperature):
     """`[batch, classes]` of `teacher()`."""
-    found = teacher()
-    logits = found.model.apply(found.variables(), inputs, train=False)
+    logits = build_tiny(CLASSES).apply(teacher().variables, inputs, train=False)
     return np.asarray(jax.nn.softmax(logits / temperature), np.float64)
 
 
