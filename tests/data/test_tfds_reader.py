@@ -32,7 +32,11 @@ def config(prepared):
 def test_pixels_labels_and_splits(prepared, config):
     dataset = data.load(config)
     assert dataset.class_names == ("circle", "line", "square")
-    assert [len(s) for s in (dataset.train, dataset.validation, dataset.test)] == [36, 4, 12]
+    assert [len(s) for s in (dataset.train, dataset.validation, dataset.test)] == [
+        36,
+        4,
+        12,
+    ]
     images, labels = dataset.test.take(np.arange(12))
     np.testing.assert_array_equal(images, prepared[1][40:])
     np.testing.assert_array_equal(labels, np.arange(40, 52) % 3)
