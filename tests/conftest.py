@@ -73,7 +73,9 @@ def quick_compile(request):
     seen to get their sums wrong.
     """
     optimised = request.node.get_closest_marker("optimised") is not None
+    fused = request.node.get_closest_marker("fused") is not None
     jax.config.update("jax_disable_most_optimizations", not optimised)
+    quick.active = not (optimised or fused)
 
 
 def of_the_library(request) -> bool:

@@ -53,12 +53,13 @@ class Recorded:
         return lambda state, batch: batch["part"]
 
 
+@pytest.mark.fused
 def test_replicas_are_what_pmap_does(experiment):
     """The function of a device under `jax.pmap`, then the same update: the same bits.
 
     They are the mean of what a replica says on each device.
     """
-    made = experiment(8, **PMAPPED)
+    made = experiment(8, **PMAPPED, **{"method.name": "ps_kd"})
     config, recorded = made.config, Recorded()
     update = make_train_step(
         made.method,

@@ -66,6 +66,7 @@ def test_every_method_resumes_and_takes_any_number_of_devices(
         np.testing.assert_allclose(a, b, atol=1e-5 * scale)
 
 
+@pytest.mark.fused
 def test_streaming_equals_memory_bit_for_bit(experiment):
     resident = experiment(1)
     assert not resident.loader.streams
