@@ -5,8 +5,9 @@
 Every case takes a config of configs/, with one of its arguments, and corrupts one field
 (on the command line, or in a config file of its own) or the argument. It then goes, in
 this process, through what launch/main.py does before it compiles: the flags are parsed,
-`cli.read_config`, `data.sources.load`, `run.prepare`. Some are also run as commands, on
-the digits and for 2 steps, where what is accepted must end by itself.
+`cli.read_config`, `data.load`, and `run.run` until it writes the config. Some are also
+run as commands, on the digits and for 2 steps, where what is accepted must end by
+itself.
 
 TFDS sets that are not prepared on the machine are replaced by blank images of the same
 number, shape and classes, behind the same interface; the output says which.
@@ -38,8 +39,8 @@ from config_cases import Case, command_line, draw_cases
 from etils import epath
 from ml_collections import config_flags
 
-from introspect_jax import cli, methods, run
-from introspect_jax.data import sources, tfds_reader
+from introspect_jax import cli, data, methods, run
+from introspect_jax.data import tfds_reader
 from introspect_jax.data.sources import Dataset, Source, cut
 from introspect_jax.errors import UserError
 
@@ -52,12 +53,16 @@ BLANK = {
 }
 # Of config.data: what changes which images are loaded.
 LOADED = ("name", "data_dir", "train_split", "test_split", "validation_fraction")
-LOADED += ("train_examples", "label_noise", "load_size", "device_megabytes")
+LOADED += ("train_examples", "label_noise", "load_size", "device_megabytes", "options")
 IN_PROCESS_SECONDS, COMMAND_SECONDS = 180, 420
 MEMORY_BYTES = 16 * 2**30
 
 
-class Data:
+class _Accepted(Exception):
+    """Nothing is left but to train."""
+
+
+class Loader:
     """Loads data sets; those as the configs have them are kept."""
 
     def __init__(self):
@@ -67,12 +72,12 @@ class Data:
         self.blank: set[str] = set()
 
     def load(self, config, *, keep: bool = False) -> Dataset:
-        """`sources.load(config)`, with blank images for what is not prepared."""
+        """`data.load(config)`, with blank images for what is not prepared."""
         key = repr([(name, config[name]) for name in LOADED])
         if key in self._kept:
             return self._kept[key]
         with mock.patch.object(tfds_reader, "load", self._tfds):
-            dataset = sources.load(config)
+            dataset = data.load(config)
         if keep:
             self._kept[key] = dataset
         return dataset
@@ -125,7 +130,9 @@ def blank(config) -> Dataset:
     )
 
 
-def attempt(arguments: list[str], folder: pathlib.Path, data: Data) -> tuple[str, str]:
+def attempt(
+    arguments: list[str], folder: pathlib.Path, loader: Loader
+) -> tuple[str, str]:
     """What launch/main.py does before it compiles, in this process.
 
     Returns:
@@ -142,13 +149,17 @@ def attempt(arguments: list[str], folder: pathlib.Path, data: Data) -> tuple[str
             limit(IN_PROCESS_SECONDS),
             mock.patch.object(flags, "FLAGS", values),
             mock.patch("sys.argv", argv),
+            # The config is written when all parts are known to fit.
+            mock.patch.object(run, "write_config", side_effect=_Accepted),
             contextlib.redirect_stderr(said),
             contextlib.redirect_stdout(said),
         ):
             cli._parse(argv)
             name, config = cli.read_config()
             workdir = epath.Path(folder) / "run"
-            run.prepare(name, config, workdir, dataset=data.load(config.data))
+            dataset = loader.load(config.data)
+            run.run(name, config, str(workdir), dataset=dataset)
+    except _Accepted:
         return "accepted", ""
     except UserError as error:
         said = io.StringIO(f"error: {error}\n")
@@ -217,7 +228,7 @@ def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
     Returns:
       What is written as JSON; `failures` is empty where all is well.
     """
-    data = Data()
+    loader = Loader()
     rows: list[dict[str, Any]] = []
     groups = [("in process", draw_cases(count, seed))]
     if commands:
@@ -229,9 +240,9 @@ def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
                 arguments = command_line(case, folder)
                 began = time.monotonic()
                 if where == "in process":
-                    _load_base(case, data)
+                    _load_base(case, loader)
                     began = time.monotonic()
-                    verdict, line = attempt(arguments, folder, data)
+                    verdict, line = attempt(arguments, folder, loader)
                 else:
                     if case.field != "total_steps" or case.value is None:
                         arguments.append("--config.total_steps=2")
@@ -252,18 +263,18 @@ def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
         seconds = max(r["seconds"] for r in rows if r["where"] == where)
         told = ", ".join(f"{n} {v}" for v, n in counts[where].items())
         print(f"{where}: {sum(found.values())} cases: {told}; longest {seconds} s")
-    print(f"data: read {sorted(data.real)}, blank images for {sorted(data.blank)}")
+    print(f"data: read {sorted(loader.real)}, blank images for {sorted(loader.blank)}")
     return {
         "seed": seed,
         "counts": counts,
-        "data_read": sorted(data.real),
-        "data_blank": sorted(data.blank),
+        "data_read": sorted(loader.real),
+        "data_blank": sorted(loader.blank),
         "failures": [row for row in rows if row["verdict"] == "failure"],
         "cases": rows,
     }
 
 
-def _load_base(case: Case, data: Data) -> None:
+def _load_base(case: Case, loader: Loader) -> None:
     """The data of the config as it is, outside of what is timed."""
     import importlib.util
 
@@ -274,7 +285,7 @@ def _load_base(case: Case, data: Data) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     argument = case.argument if case.field else None
-    dataset = data.load(module.get_config(argument).data, keep=True)
+    dataset = loader.load(module.get_config(argument).data, keep=True)
     if dataset.train.in_memory:
         dataset.train.take(np.arange(1))
 

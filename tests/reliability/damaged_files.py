@@ -13,8 +13,8 @@ from damage import Warnings, apply, damages
 from etils import epath
 from ml_collections import ConfigDict
 
+from introspect_jax import data, teachers
 from introspect_jax import run as whole_run
-from introspect_jax import teachers
 from introspect_jax.config import default_config
 from introspect_jax.errors import UserError
 from introspect_jax.train.files import write_json
@@ -22,6 +22,12 @@ from introspect_jax.train.progress import Metrics
 from introspect_jax.workdir import open_workdir, write_config
 
 SCORES = {"top1": 0.5, "top5": 0.75, "nll": 1.5, "ece": 0.125}
+ABOUT = {
+    "class_names": ["a", "b"],
+    "image_shape": [8, 8, 1],
+    "dtype": "uint8",
+    "examples": {"train": 64, "validation": 8, "test": 8},
+}
 SUMMARY = {
     "name": "digits",
     "method": "standard",
@@ -51,7 +57,7 @@ def written(folder: pathlib.Path) -> ConfigDict:
     """A work folder without checkpoints; its config."""
     config = default_config()
     workdir = open_workdir(str(folder), config)
-    write_config(workdir, config)
+    write_config(workdir, config, ABOUT)
     write_json(workdir / "summary.json", SUMMARY)
     write_json(workdir / "teacher.json", TEACHER)
     lines = [json.dumps(record) + "\n" for record in RECORDS]
@@ -67,17 +73,17 @@ def read_config(folder: pathlib.Path, config: ConfigDict) -> bool:
 
 def read_summary(folder: pathlib.Path, config: ConfigDict) -> bool:
     """Whether it is shown; else the run is finished anew."""
-    load = whole_run.sources.load
+    load = data.load
 
     def stop(config, **options):
         raise _Anew
 
-    whole_run.sources.load = stop
+    data.load = stop
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return whole_run.run("digits", config, str(folder)) == SUMMARY
     finally:
-        whole_run.sources.load = load
+        data.load = load
 
 
 def read_teacher(folder: pathlib.Path, config: ConfigDict) -> bool:
