@@ -2,6 +2,9 @@
 
     python tests/reliability/bad_configs.py [--json=FILE] [--count=200] [--commands=20]
 
+Beside those that are drawn there are those of `config_cases.LISTED`, most of them about
+parts from outside (`outside.py`), for which the line must say what is wrong.
+
 Every case takes a config of configs/, with one of its arguments, and corrupts one field
 (on the command line, or in a config file of its own) or the argument. It then goes, in
 this process, through what launch/main.py does before it compiles: the flags are parsed,
@@ -16,6 +19,7 @@ number, shape and classes, behind the same interface; the output says which.
 import argparse
 import collections
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -30,12 +34,13 @@ from unittest import mock
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "reliability")]
+TESTS = [str(ROOT / "tests"), str(ROOT / "tests" / "reliability")]
+sys.path[:0] = [str(ROOT), *TESTS]
 
 import numpy as np
 from absl import flags
 from common import TooLong, limit, parse_arguments, write_result
-from config_cases import Case, command_line, draw_cases
+from config_cases import LISTED, LISTED_LATE, Case, command_line, draw_cases, flags_of
 from etils import epath
 from ml_collections import config_flags
 
@@ -139,7 +144,9 @@ def attempt(
       `"accepted"`, `"refused"` or `"failure"`, and the line that was said.
     """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    define = functools.partial(config_flags.DEFINE_config_file, flag_values=values)
+    with mock.patch.object(config_flags, "DEFINE_config_file", define):
+        cli.define_config_flag()
     said = io.StringIO()
 
     argv = ["main.py", *arguments]
@@ -195,6 +202,7 @@ def run_command(arguments: list[str], folder: pathlib.Path) -> tuple[str, str]:
     """
     workdir = folder / "run"
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": ""}
+    quick["PYTHONPATH"] = os.pathsep.join(TESTS)
     words = [sys.executable, str(ROOT / "launch" / "main.py"), *arguments]
     words.append(f"--workdir={workdir}")
     try:
@@ -218,8 +226,30 @@ def run_command(arguments: list[str], folder: pathlib.Path) -> tuple[str, str]:
     if verdict == "refused" and (workdir / "config.json").exists():
         if " at step " in line:
             return "accepted, diverged", line
-        return "failure", f"refused after it began: {line}"
+        return "refused after it began", line
     return verdict, line
+
+
+def judge_listed(loader: Loader, late: bool = True) -> list[dict[str, Any]]:
+    """A row for each of `LISTED`, and of `LISTED_LATE`, as commands, if wanted."""
+    rows = []
+    cases = [(name, LISTED[name], "in process", "refused") for name in LISTED]
+    for name in LISTED_LATE if late else ():
+        cases.append((name, LISTED_LATE[name], "as command", "refused after it began"))
+    for name, (fields, said), where, expected in cases:
+        with tempfile.TemporaryDirectory() as made:
+            folder, began = pathlib.Path(made), time.monotonic()
+            arguments = flags_of(fields)
+            if where == "in process":
+                verdict, line = attempt(arguments, folder, loader)
+            else:
+                verdict, line = run_command(arguments, folder)
+        row = {"where": "listed", "case": name, "verdict": verdict, "line": line}
+        row["line"] = line.replace(str(ROOT), "").replace(made, "").strip()
+        if verdict != expected or said not in line:
+            row["verdict"] = "failure"
+        rows.append(row | {"seconds": round(time.monotonic() - began, 1)})
+    return rows
 
 
 def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
@@ -247,6 +277,8 @@ def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
                     if case.field != "total_steps" or case.value is None:
                         arguments.append("--config.total_steps=2")
                     verdict, line = run_command(arguments, folder)
+                    if verdict == "refused after it began":
+                        verdict, line = "failure", f"{verdict}: {line}"
             row = {"where": where, "case": case.describe(), "verdict": verdict}
             row["seconds"] = round(time.monotonic() - began, 1)
             if verdict == "failure":
@@ -256,8 +288,9 @@ def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
                 print(
                     f"{verdict}: {where}: {case.describe()}: {line[:160]}", flush=True
                 )
+    rows += judge_listed(loader)
     counts: dict[str, dict[str, int]] = {}
-    for where, _ in groups:
+    for where in dict.fromkeys(row["where"] for row in rows):
         found = collections.Counter(r["verdict"] for r in rows if r["where"] == where)
         counts[where] = dict(sorted(found.items()))
         seconds = max(r["seconds"] for r in rows if r["where"] == where)

@@ -55,6 +55,18 @@ def test_configs_with_a_mistake(tmp_path):
 
 
 @READS_CONFIGS
+def test_parts_from_outside_with_a_mistake(tmp_path):
+    loader = bad_configs.Loader()
+    rows = bad_configs.judge_listed(loader, late=False)
+    assert len(rows) > 60
+    assert [row for row in rows if row["verdict"] == "failure"] == []
+    options = ("model.name=outside:takes_width", "model.options.width=3")
+    for fields in (options, ("data.name=outside:good", "method.name=standard")):
+        fields = config_cases.flags_of((*fields, "batch_size=32"))
+        assert bad_configs.attempt(fields, tmp_path, loader) == ("accepted", "")
+
+
+@READS_CONFIGS
 def test_a_config_that_breaks_the_code_is_a_failure(monkeypatch, tmp_path):
     """Whatever it breaks: the judge knows a stack trace and a hang from an answer."""
     case = config_cases.Case("digits", None, "", "seed", 3, "zero", True)
