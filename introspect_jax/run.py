@@ -71,6 +71,8 @@ def run(
     teacher = teachers.find(name, config, workdir, dataset)
     trainer = build(config, dataset, teacher=teacher.model if teacher else None)
     check(trainer)
+    if pictures:
+        figures.check(trainer.method.model, config)
     if processes.is_first():
         write_config(workdir, config, dataset.describe())
 
