@@ -133,7 +133,7 @@ def _checked(dataset: Dataset, name: str) -> Dataset:
     for split in ("train", "test"):
         if len(getattr(dataset, split)) == 0:
             raise UserError(f"data set {name!r}: the {split} split is empty")
-    dtypes = {split: getattr(dataset, split).dtype for split in _SPLITS}
+    dtypes = {split: np.dtype(getattr(dataset, split).dtype) for split in _SPLITS}
     if len({*dtypes.values()}) > 1:
         raise UserError(
             f"data set {name!r}: images of all splits must be of one type, uint8 or "
