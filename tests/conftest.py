@@ -92,9 +92,9 @@ def strict_promotion(request):
 @pytest.fixture
 def tiny_teacher():
     """A teacher for the digits, of random values."""
-    params, state = jax.jit(
-        lambda key: init_variables(build_tiny(10), (8, 8, 1), key)
-    )(jax.random.key(7))
+    params, state = jax.jit(lambda key: init_variables(build_tiny(10), (8, 8, 1), key))(
+        jax.random.key(7)
+    )
     means = np.random.RandomState(0).dirichlet(np.ones(10), 10)
     return Teacher({"params": params, **state}, lambda temperature: means)
 

@@ -11,20 +11,18 @@ import pytest
 from conftest import Interrupted, interrupt_at
 from etils import epath
 
+from introspect_jax import data
 from introspect_jax import run as whole_run
-from introspect_jax.data import sources
 from introspect_jax.data.sources import Source
 from introspect_jax.errors import Stopped, UserError
-from introspect_jax.train import experiment as experiments
+from introspect_jax.train import trainer as trainers
 from introspect_jax.train.checkpoint import Checkpoints
 from introspect_jax.train.state import state_sha256
-
-pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    build = experiments.build
+    build = trainers.build
 
     def on_one(config, dataset, **options):
         return build(config, dataset, jax.devices()[:1], **options)
@@ -59,6 +57,7 @@ def test_work_folder(finished):
     names = {p.name for p in finished.iterdir()}
     assert names == {
         "config.json",
+        "data.json",
         "metrics.jsonl",
         "summary.json",
         "checkpoints",
@@ -146,14 +145,14 @@ def test_stopped_when_asked_and_continued(finished, digits_config, tmp_path, ste
 
 
 def test_a_choice_does_not_read_the_test_split(digits_config, tmp_path, monkeypatch):
-    load = sources.load
+    load = data.load
 
     def unreadable(config, **options):
         dataset = load(config, **options)
         numbers = dataset.test.numbers
         return dataclasses.replace(dataset, test=Source(None, numbers, True))
 
-    monkeypatch.setattr(sources, "load", unreadable)
+    monkeypatch.setattr(data, "load", unreadable)
     digits_config.total_steps = 2
     digits_config.evaluate_test = False
     summary = whole_run.run(
@@ -204,7 +203,7 @@ def test_without_validation_the_last_state_is_the_best(digits_config, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path, monkeypatch):
     digits_config.log_steps = 12
     digits_config.optimizer.learning_rate = 0.01
-    compiling = experiments.Experiment.compile
+    compiling = trainers.Trainer.compile
 
     def exploding(self, state, batch):
         step, flops = compiling(self, state, batch)
@@ -218,13 +217,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path, monkey
 
         return train_step, flops
 
-    monkeypatch.setattr(experiments.Experiment, "compile", exploding)
+    monkeypatch.setattr(trainers.Trainer, "compile", exploding)
     with pytest.raises(
         UserError, match=r"loss at step 7 is inf; .* of step 6, is kept"
     ):
         whole_run.run("digits", digits_config.lock(), str(tmp_path))
     assert {int(p.name) for p in (tmp_path / "checkpoints").iterdir()} >= {6}
-    monkeypatch.setattr(experiments.Experiment, "compile", compiling)
+    monkeypatch.setattr(trainers.Trainer, "compile", compiling)
     assert whole_run.run("digits", digits_config.lock(), str(tmp_path))
 
 
@@ -296,8 +295,8 @@ def test_any_damaged_file_is_noticed(finished, digits_config, tmp_path, damage, 
     newest = finished / "checkpoints" / "12"
     files = sorted(p.relative_to(newest) for p in newest.rglob("*") if p.is_file())
     assert len(files) > 5
-    experiment = whole_run.build(digits_config, sources.load(digits_config.data))
-    like = experiment.abstract_state()
+    trainer = whole_run.build(digits_config, data.load(digits_config.data))
+    like = trainer.abstract_state()
     warned = 0
     for number, name in enumerate(files):
         folder = unfinished(finished, tmp_path / str(number))

@@ -5,18 +5,17 @@ import numpy as np
 import pytest
 from etils import epath
 
+from introspect_jax import data
 from introspect_jax.keys import stream_key
 from introspect_jax.methods import modules
 from introspect_jax.train.checkpoint import Checkpoints
+from introspect_jax.train.devices import make_mesh
 from introspect_jax.train.loop import step_cost
-from introspect_jax.train.parallel import make_mesh
 from introspect_jax.train.state import (
     deployed_variables,
     init_state,
     state_sha256,
 )
-
-pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 def steps(experiment, count, start=0, state=None):
@@ -69,10 +68,10 @@ def test_every_method_resumes_and_takes_any_number_of_devices(
 
 def test_streaming_equals_memory_bit_for_bit(experiment):
     resident = experiment(1)
-    assert not resident.streams
+    assert not resident.loader.streams
     wanted, _ = steps(resident, 4)
     streaming = experiment(1, **{"data.device_megabytes": 0, "data.read_threads": 2})
-    assert streaming.streams
+    assert streaming.loader.streams
     assert "pool" not in next(streaming.batches(0))
     found, _ = steps(streaming, 4)
     chex.assert_trees_all_equal(wanted, found)
@@ -94,12 +93,11 @@ def test_continuing_in_the_middle(experiment):
     chex.assert_trees_all_equal(whole, rest)
 
 
-def test_peers_cost_what_they_are(experiment, monkeypatch):
+def test_peers_cost_what_they_are(experiment):
     """Two networks are trained, one is deployed; the FLOPs are those of both.
 
     Of ResNet-8: beside the tiny network the loss would be no small part. Not compiled.
     """
-    monkeypatch.undo()
     found = {}
     for name in ("standard", "dml"):
         made = experiment(1, **{"method.name": name, "model.name": "resnet8"})
@@ -229,12 +227,12 @@ def test_evaluation_counts_every_example(experiment):
     made = experiment(8)
     state = made.init_state()
     variables = deployed_variables(made.method, state)
-    test = made.dataset.test  # 360 = 5 batches of 64 and 40 left
-    found = made.evaluate(variables, test)
+    test = data.load(made.config.data).test  # 360 = 5 batches of 64 and 40 left
+    found = made.evaluator(variables, test)
     images, labels = test.take(np.arange(len(test)))
     config = made.config.data
     inputs = (images / 255 - config.mean[0]) / config.std[0]
-    logits = made.model.apply(variables, inputs, train=False)
+    logits = made.method.model.apply(variables, inputs, train=False)
     assert found["top1"] == np.mean(np.argmax(logits, -1) == labels)
     wanted = -np.mean(jax.nn.log_softmax(logits)[np.arange(360), labels])
     np.testing.assert_allclose(found["nll"], wanted, rtol=1e-5)
