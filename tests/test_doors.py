@@ -15,6 +15,7 @@ from etils import epath
 from introspect_jax import data, doors, methods, models, optimizers
 from introspect_jax import run as whole_run
 from introspect_jax.config import default_config, lock, validate
+from introspect_jax.data.preprocess import displayed
 from introspect_jax.data.sources import Dataset, array_source
 from introspect_jax.errors import UserError
 from introspect_jax.methods import LAST_BATCH, MEAN, Method
@@ -40,7 +41,7 @@ def in_their_folder(monkeypatch):
 
 @pytest.fixture
 def config(digits_config):
-    digits_config.method.introspective.ramp_up = 0.0
+    digits_config.method.name = "standard"
     return digits_config
 
 
@@ -110,7 +111,7 @@ def test_replicas_with_dropout_give_the_same_bits_on_any_number_of_devices(
     network, counts, config
 ):
     name, options = NETWORKS[network]
-    config.update_from_flattened_dict(PMAPPED | {"method.name": "standard"})
+    config.update_from_flattened_dict(PMAPPED)
     own(config, "model", name, **options)
     found = [state_sha256(steps(assemble(config, n), 2)) for n in counts]
     assert found[0] == found[1]
@@ -121,6 +122,7 @@ def test_methods_on_the_vision_transformer(method, config, tiny_teacher):
     config.update_from_flattened_dict(
         {
             "method.name": method,
+            "method.introspective.ramp_up": 0.0,
             "model.name": "vit",
             "model.vit.width": 8,
             "model.vit.heads": 2,
@@ -233,7 +235,7 @@ def test_a_run_of_a_network_that_offers_logits_only(
     config, tmp_path, caplog, monkeypatch
 ):
     """Trained, drawn, and used again in three lines, without its data."""
-    own(config, "model", "test_doors:Logits")
+    own(config, "model", "test_doors:Logits").method.name = "introspective"
     config.total_steps = 4
     lock(config)
     whole_run.run("own", config, str(tmp_path))
@@ -259,7 +261,7 @@ def test_a_run_of_a_network_that_offers_logits_only(
 def test_pictures_that_the_network_cannot_have(config, tmp_path, caplog):
     """Left out with a line; an error, before training, where they were asked for."""
     own(config, "model", "test_doors:Logits")
-    config.total_steps, config.method.name = 2, "standard"
+    config.total_steps = 2
     config.explain.explanation = "grad_cam"
     with pytest.raises(UserError, match="no maps and no classify, which explanation=g"):
         whole_run.run("own", config, str(tmp_path))
@@ -295,14 +297,13 @@ def arrays(path, images, labels):
     )
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_float_images_are_used_as_they_are(kind, config, tmp_path):
+def test_float_images_are_used_as_they_are(config, tmp_path):
     """Shares of 255 as floats train to the bits of the same pixels."""
     draws = np.random.RandomState(0)
     pixels = draws.randint(0, 256, (60, 8, 8, 1)).astype(np.uint8)
     labels = np.arange(60) % 3
     arrays(tmp_path / "pixels.npz", pixels, labels)
-    arrays(tmp_path / "floats.npz", (pixels / np.float32(255)).astype(kind), labels)
+    arrays(tmp_path / "floats.npz", pixels / 255, labels)
     states = {}
     for name in ("pixels", "floats"):
         own(config, "data", "my_data:load", path=str(tmp_path / f"{name}.npz"))
@@ -352,18 +353,12 @@ def test_data_that_are_not_what_they_say(options, says, config):
         next(assemble(config).batches())
 
 
-def test_pictures_of_float_images(config, tmp_path):
-    images = np.random.RandomState(0).randn(60, 8, 8, 1).astype(np.float32) * 40 - 7
-    arrays(tmp_path / "x.npz", images, np.arange(60) % 3)
-    own(config, "data", "my_data:load", path=str(tmp_path / "x.npz"))
-    config.data.mean, config.data.std, config.total_steps = (-7.0,), (40.0,), 2
-    whole_run.run("own", lock(config), str(tmp_path / "run"))
-    run = restore.load(str(tmp_path / "run"))
-    found = whole_run.figures.explained.explain(
-        run, images[:4], None, whole_run.figures.for_pictures(run.config)
-    )
-    assert found.pixels.dtype == np.uint8
-    assert (found.pixels.min(), found.pixels.max()) == (0, 255)
+def test_pictures_scale_float_images():
+    images = np.array([-50.0, 0.0, 50.0], np.float32)
+    np.testing.assert_array_equal(displayed(images), [0, 128, 255])
+    assert displayed(np.ones(3, np.float32)).tolist() == [0, 0, 0]
+    pixels = np.arange(3, dtype=np.uint8)
+    assert displayed(pixels) is pixels
 
 
 def test_a_method_and_an_optimizer(config):
