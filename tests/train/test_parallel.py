@@ -86,19 +86,15 @@ def test_replicas_are_what_pmap_does(experiment):
     state, batches, values = jax.device_get(made.init_state()), made.batches(), {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        each, together = (
-            mapped(replica),
-            mapped(over_replicas(part_of, 8), out_axes=None),
-        )
+        each = mapped(replica)
+        together = mapped(over_replicas(part_of, 8), out_axes=None)
         for step in range(2):
             batch = jax.device_get(next(batches))
             index = batch.pop("index").reshape(8, -1)
             part = jax.device_get(together(state, index, batch))
             if step == 0:
-                close(
-                    part.mean,
-                    jax.tree.map(lambda x: x.mean(0), each(state, index, batch).mean),
-                )
+                apart = each(state, index, batch).mean
+                close(jax.tree.map(lambda leaf: leaf.mean(0), apart), part.mean)
             state, values = jax.device_get(update(state, {"part": part}))
     chex.assert_trees_all_equal(state, jax.device_get(wanted))
     chex.assert_trees_all_equal(values, jax.device_get(said))
