@@ -86,28 +86,23 @@ def run(
         result = train(
             trainer, constants, dataset.validation, workdir, reporter, should_stop
         )
+    last = deployed_variables(trainer.method, result.last)
     variables = {
-        "last": deployed_variables(trainer.method, result.last),
-        "best": deployed_variables(trainer.method, result.best),
+        "last": last,
+        "best": last
+        if result.best_step == config.total_steps
+        else deployed_variables(trainer.method, result.best),
     }
-    scores = None
-    if config.evaluate_test:
-        # The test split is read here, once, after every choice has been made.
-        scores = {"last": trainer.evaluator(variables["last"], dataset.test)}
-        scores["best"] = (
-            scores["last"]
-            if result.best_step == config.total_steps
-            else trainer.evaluator(variables["best"], dataset.test)
-        )
+    scores = _test(trainer, dataset, variables) if config.evaluate_test else None
     summary = {
         "name": name,
         **_describe(config, dataset, result, scores),
-        "parameters": sum(x.size for x in jax.tree.leaves(variables["last"]["params"])),
+        "parameters": sum(x.size for x in jax.tree.leaves(last["params"])),
         "cost": read_cost(workdir),
         "teacher": teachers.read_record(workdir),
     }
     if pictures and processes.is_first():
-        trained = _trained(trainer, dataset, variables["last"], result)
+        trained = _trained(trainer, dataset, last, result)
         try:
             figures.draw_all(trained, workdir)
         except Exception as error:  # no picture is worth the result of a run
@@ -119,6 +114,19 @@ def run(
     processes.wait_for_all("finished")
     _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
     return summary
+
+
+def _test(
+    trainer: Trainer, dataset: Dataset, variables: dict[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Scores of the last and of the best network.
+
+    The test split is read here, once, after every choice has been made.
+    """
+    same = variables["best"] is variables["last"]
+    last = trainer.evaluator(variables["last"], dataset.test)
+    best = last if same else trainer.evaluator(variables["best"], dataset.test)
+    return {"last": last, "best": best}
 
 
 def _describe(
