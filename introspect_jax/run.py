@@ -12,11 +12,10 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from introspect_jax import data, processes, teachers
+from introspect_jax import data, processes, restore, teachers
 from introspect_jax.data.sources import Dataset
 from introspect_jax.machine import describe_device, describe_versions
 from introspect_jax.report import figures
-from introspect_jax.train import restore
 from introspect_jax.train.check import check
 from introspect_jax.train.devices import at_hand, make_mesh
 from introspect_jax.train.files import write_json

@@ -15,9 +15,9 @@ from introspect_jax.explain import render
 from introspect_jax.explain.agreement import agreement_beyond, rank_agreement
 from introspect_jax.explain.metrics import mean_interval
 from introspect_jax.models import make_logits_fn
+from introspect_jax.restore import Run, absolute, check_same_data, load
 from introspect_jax.train.checkpoint import Checkpoints
 from introspect_jax.train.files import write_json, write_text
-from introspect_jax.train.restore import Run, absolute, check_same_data, load
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.train.trainer import build
 from studies.forms import FORMS, OWN_LOGITS, controls

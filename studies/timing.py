@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from introspect_jax import methods, models
 from introspect_jax.data.sources import Dataset
 from introspect_jax.methods.teaching import untrained_teacher
+from introspect_jax.restore import load_config
 from introspect_jax.teachers import teacher_config
-from introspect_jax.train.restore import load_config
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.train.trainer import build
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, assemble
 from etils import epath
 
-from introspect_jax import data, doors, methods, models, optimizers
+from introspect_jax import data, doors, methods, models, optimizers, restore
 from introspect_jax import run as whole_run
 from introspect_jax.config import default_config, lock, validate
 from introspect_jax.data.preprocess import displayed
@@ -21,7 +21,6 @@ from introspect_jax.errors import UserError
 from introspect_jax.methods import LAST_BATCH, MEAN, Method
 from introspect_jax.methods.base import one_network
 from introspect_jax.models.protocol import CONSTANTS
-from introspect_jax.train import restore
 from introspect_jax.train.checkpoint import Checkpoints
 from introspect_jax.train.state import deployed_variables, state_sha256
 

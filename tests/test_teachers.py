@@ -11,12 +11,10 @@ from conftest import Interrupted, interrupt_at
 from etils import epath
 from tiny import TINY
 
-from introspect_jax import data, teachers
+from introspect_jax import data, restore, teachers
 from introspect_jax import run as whole_run
 from introspect_jax.config import default_config, validate
 from introspect_jax.errors import UserError
-from introspect_jax.train import restore
-
 
 ANOTHER = "tiny:build_another"
 

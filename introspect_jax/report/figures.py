@@ -14,9 +14,9 @@ from introspect_jax.explain import class_similarity, render
 from introspect_jax.models import last_layer, offers
 from introspect_jax.report import explained
 from introspect_jax.report.explained import Explained
+from introspect_jax.restore import Run
 from introspect_jax.train.devices import split
 from introspect_jax.train.files import read_lines
-from introspect_jax.train.restore import Run
 
 EXAMPLES = 6
 MATRIX_IMAGES = 2000

@@ -10,8 +10,8 @@ from introspect_jax.binding import for_pictures, over_many
 from introspect_jax.errors import UserError
 from introspect_jax.explain import render
 from introspect_jax.report import figures
+from introspect_jax.restore import Run, load
 from introspect_jax.train.files import write_json, write_text
-from introspect_jax.train.restore import Run, load
 from studies.pages import charts, page, statistics, tables
 from studies.pages.collect import Collected, collect
 
