@@ -30,6 +30,7 @@ jaxtyping.install_import_hook(
     [f"introspect_jax.{room}" for room in LIBRARY], "beartype.beartype"
 )
 
+from commands import commands
 from tiny import TINY, build_tiny
 
 from introspect_jax import data
@@ -45,6 +46,13 @@ def pytest_ignore_collect(collection_path):
     if collection_path.suffix == ".py" and ROOT / "tests" in collection_path.parents:
         return None if collection_path.name.startswith("test_") else True
     return None
+
+
+@pytest.fixture(scope="session")
+def command():
+    """`(script of launch/, *arguments, folder=...) -> Done`."""
+    with commands() as run:
+        yield run
 
 
 @pytest.fixture
@@ -92,9 +100,9 @@ def strict_promotion(request):
 @pytest.fixture
 def tiny_teacher():
     """A teacher for the digits, of random values."""
-    params, state = jax.jit(
-        lambda key: init_variables(build_tiny(10), (8, 8, 1), key)
-    )(jax.random.key(7))
+    params, state = jax.jit(lambda key: init_variables(build_tiny(10), (8, 8, 1), key))(
+        jax.random.key(7)
+    )
     means = np.random.RandomState(0).dirichlet(np.ones(10), 10)
     return Teacher({"params": params, **state}, lambda temperature: means)
 

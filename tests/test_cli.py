@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from tiny import TINY
 
 from introspect_jax.methods import modules
 
 DIGITS = "--config=configs/digits.py"
 
 
-def command(*arguments, devices=1, **environment):
+def main(*arguments, devices=1):
+    """The command in a process of its own."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.run(
         [sys.executable, "launch/main.py", *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags} | environment,
+        env=os.environ | {"XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         timeout=300,
@@ -52,8 +54,8 @@ def command(*arguments, devices=1, **environment):
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_mistakes_end_in_one_line(arguments, says, tmp_path):
-    done = command(*arguments, f"--workdir={tmp_path / 'run'}")
+def test_mistakes_end_in_one_line(command, arguments, says, tmp_path):
+    done = command("main", *arguments, f"--workdir={tmp_path / 'run'}")
     errors = [line for line in done.stderr.splitlines() if line]
     assert done.returncode == 1, done.stderr
     assert len(errors) == 1, done.stderr
@@ -62,14 +64,14 @@ def test_mistakes_end_in_one_line(arguments, says, tmp_path):
 
 
 def test_devices_that_cannot_share_the_batch(tmp_path):
-    done = command(DIGITS, "--config.batch_size=50", f"--workdir={tmp_path}", devices=4)
+    done = main(DIGITS, "--config.batch_size=50", f"--workdir={tmp_path}", devices=4)
     assert done.returncode == 1
     assert done.stderr == (
         "error: batch_size must be a multiple of the 4 devices, got 50\n"
     )
 
 
-def test_two_classes_have_no_others(tmp_path):
+def test_two_classes_have_no_others(command, tmp_path):
     generator = np.random.RandomState(0)
     for name in ("cat", "dog"):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -82,19 +84,19 @@ def test_two_classes_have_no_others(tmp_path):
         f"--config.data.data_dir={tmp_path / 'images'}",
         "--config.data.load_size=8",
         "--config.batch_size=16",
+        f"--config.model.name={TINY}",
         f"--workdir={tmp_path / 'run'}",
     ]
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = command(*arguments, **quick)
+    done = command("main", *arguments)
     assert done.returncode == 1
     assert "the data have 2 classes" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     # The line says what to do: it works, in the same folder.
     done = command(
+        "main",
         *arguments,
         "--config.method.introspective.support=all",
         "--config.total_steps=2",
-        **quick,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "summary.json").exists()
@@ -139,7 +141,7 @@ def test_digits_reach_the_documented_accuracy(tmp_path):
     scores = []
     for seed in range(3):
         workdir = tmp_path / str(seed)
-        done = command(DIGITS, f"--config.seed={seed}", f"--workdir={workdir}")
+        done = main(DIGITS, f"--config.seed={seed}", f"--workdir={workdir}")
         assert done.returncode == 0, done.stderr
         summary = json.loads((workdir / "summary.json").read_text())
         assert summary["seconds"] < 180
@@ -152,7 +154,7 @@ def test_every_method_learns_the_digits(tmp_path):
     """By its published defaults, and in at most four times the time of `standard`."""
     summaries = {}
     for name in modules():
-        done = command(
+        done = main(
             DIGITS, f"--config.method.name={name}", f"--workdir={tmp_path / name}"
         )
         assert done.returncode == 0, done.stderr
@@ -164,12 +166,13 @@ def test_every_method_learns_the_digits(tmp_path):
         assert summary["seconds"] <= 4 * summaries["standard"]["seconds"], name
 
 
-def test_help_lists_every_method():
-    done = command("--config.method.name=help")
+def test_help_lists_every_method(command):
+    done = command("main", "--config.method.name=help")
     assert done.returncode == 0
-    lines = done.stdout.splitlines()
+    *lines, own = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(modules())
     assert all(";" in line for line in lines)
+    assert own.endswith("--config.method.name=package.module:object")
 
 
 @pytest.mark.parametrize(
@@ -205,14 +208,10 @@ def test_help_lists_every_method():
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_mistakes_with_studies_end_in_one_line(program, arguments, says, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "launch" / f"{program}.py"), *arguments],
-        cwd=linked(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_mistakes_with_studies_end_in_one_line(
+    command, program, arguments, says, tmp_path
+):
+    done = command(program, *arguments, folder=linked(tmp_path))
     errors = [line for line in done.stderr.splitlines() if line]
     assert done.returncode == 1, done.stderr
     assert len(errors) == 1, done.stderr

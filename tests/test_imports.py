@@ -10,28 +10,37 @@ from conftest import ROOT
 from introspect_jax.explain import render
 
 PACKAGE = ROOT / "introspect_jax"
-GROUND = {"explain", "objectives", "evaluate", "data", "models"}
 # What a room may import of this package, beside itself, `errors` and `arrays`.
 ALLOWED = {
-    **{room: {"arrays"} for room in GROUND},
+    "errors": set(),
     "arrays": set(),
-    "introspection": {"arrays", "explain", "objectives"},
-    "binding": {"explain", "models"},
     "keys": set(),
     "processes": set(),
+    "options": set(),
+    "doors": {"options"},
     "machine": {"introspect_jax"},
-    "methods": GROUND | {"introspection", "keys", "binding"},
-    "train": GROUND
-    | {"arrays", "introspection", "keys", "methods", "processes", "config"},
-    "config": {"binding", "methods", "models", "train"},
-    "report": GROUND | {"introspection", "binding", "methods", "train", "config"},
-    "workdir": {"config", "train", "processes"},
-    "teachers": GROUND
-    | {"methods", "train", "report", "config", "workdir", "processes"},
-    "run": GROUND
-    | {"methods", "train", "report", "workdir", "teachers", "machine", "processes"},
-    "cli": {"config", "methods", "processes"},
-    "errors": set(),
+    "explain": set(),
+    "objectives": set(),
+    "evaluate": set(),
+    "models": {"doors", "options"},
+    "data": {"doors", "options"},
+    "optimizers": {"doors", "options"},
+    "introspection": {"explain", "objectives"},
+    "binding": {"explain", "models"},
+    "methods": {"binding", "doors", "explain", "introspection", "keys", "models"}
+    | {"objectives", "options"},
+    "train": {"data", "evaluate", "explain", "keys", "methods", "models"}
+    | {"optimizers", "processes"},
+    "config": {"binding", "data", "methods", "models", "optimizers", "options"}
+    | {"train"},
+    "restore": {"config", "data", "methods", "models", "optimizers", "train"},
+    "report": {"binding", "data", "explain", "models", "restore", "train"},
+    "workdir": {"config", "processes", "train"},
+    "teachers": {"config", "data", "methods", "models", "processes", "restore"}
+    | {"train", "workdir"},
+    "run": {"data", "machine", "processes", "report", "restore", "teachers", "train"}
+    | {"workdir"},
+    "cli": {"config", "data", "methods", "models", "optimizers", "processes"},
     "__init__": {"explain", "objectives", "introspection"},
 }
 
@@ -60,6 +69,40 @@ def test_imports_go_down():
                 f"{path} -> {name}"
             )
     assert seen == set(ALLOWED)
+
+
+def test_the_package_knows_nothing_of_studies():
+    for path in PACKAGE.rglob("*.py"):
+        for name in imports(path):
+            assert name.split(".")[0] != "studies", f"{path} -> {name}"
+
+
+def nodes(kind):
+    """`(file, node)` of a kind in the package."""
+    for path in PACKAGE.rglob("*.py"):
+        file = path.relative_to(PACKAGE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, kind):
+                yield file, node
+
+
+def test_how_devices_share_a_step_is_known_to_one_file():
+    readers = {file for file, node in nodes(ast.Attribute) if node.attr == "mode"}
+    # Images of Pillow have a mode of their own.
+    assert readers == {"train/parallel.py", "data/images.py"}
+    words = {"mode", "pmapped"}
+    named = {file for file, node in nodes(ast.Constant) if node.value in words}
+    assert named == {"train/parallel.py"}
+
+
+def test_the_last_layer_is_known_to_the_classifier():
+    """Others ask the network, `models.last_layer`."""
+    found = {
+        file
+        for file, node in nodes(ast.Subscript)
+        if isinstance(node.slice, ast.Constant) and node.slice.value == "head"
+    }
+    assert found == {"models/classifier.py"}
 
 
 def test_what_other_projects_take_needs_jax_alone():

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from conftest import Interrupted, interrupt_at
 from etils import epath
+from tiny import TINY
 
+from introspect_jax import data, restore, teachers
 from introspect_jax import run as whole_run
-from introspect_jax import teachers
 from introspect_jax.config import default_config, validate
-from introspect_jax.data import sources
 from introspect_jax.errors import UserError
-from introspect_jax.train.restore import load_run
 
-pytestmark = pytest.mark.usefixtures("tiny_model")
+ANOTHER = "tiny:build_another"
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +66,7 @@ def test_it_is_trained_first_and_known_to_the_student(trained, student):
     found = json.loads((trained / "summary.json").read_text())["teacher"]
     assert found["state_sha256"] == theirs["state_sha256"]
     assert found["test"] == theirs["test"]
-    assert found["model"] == "resnet20"
+    assert found["model"] == TINY
     # The teacher is a run like any other: its own command finds it finished.
     assert whole_run.run("digits", teachers.teacher_config(student), str(teacher))
 
@@ -140,17 +139,17 @@ def test_another_teacher_in_its_place_is_noticed(trained, student, tmp_path):
 
 def test_a_student_can_be_looked_at_without_its_teacher(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "alone")
-    run = load_run(str(tmp_path / "alone"))
+    run = restore.load(str(tmp_path / "alone"))
     assert run.step == 4
 
 
 def test_mean_probabilities_of_a_teacher(trained, student):
-    run = load_run(str(teacher_of(trained)))
+    run = restore.load(str(teacher_of(trained)))
     found = teachers.mean_probs(run, 3.0)
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
-    train = sources.load(student.data).train
+    train = data.load(student.data).train
     images, labels = train.take(np.arange(len(train)))
-    logits = run.experiment.model.apply(run.variables, run.experiment.inputs(images))
+    logits = run.model.apply(run.variables, run.preprocess(images))
     probs = jax.nn.softmax(logits / 3.0)
     for label in (0, 7):
         np.testing.assert_allclose(
@@ -159,13 +158,7 @@ def test_mean_probabilities_of_a_teacher(trained, student):
 
 
 def find(config, path):
-    return teachers.find(
-        "digits",
-        config,
-        epath.Path(path),
-        sources.load(config.data),
-        train_first=whole_run.run,
-    )
+    return teachers.find("digits", config, epath.Path(path), data.load(config.data))
 
 
 @pytest.mark.parametrize(
@@ -178,8 +171,8 @@ def find(config, path):
         ({"data.validation_fraction": 0.2}, "data.validation_fraction is 0.1 there"),
         ({"data.mean": (0.1,)}, r"data.mean is \(0.5,\) there, \(0.1,\) here"),
         (
-            {"method.name": "tf_kd_self", "model.name": "resnet8"},
-            "model.name=resnet20, this run resnet8: use --config.method.name=kd",
+            {"method.name": "tf_kd_self", "model.name": ANOTHER},
+            f"model.name={TINY}, this run {ANOTHER}: use --config.method.name=kd",
         ),
         ({"seed": 1000}, "has the seed of this run, 1000"),
     ],
@@ -188,7 +181,7 @@ def test_a_teacher_that_does_not_fit(trained, student, tmp_path, changes, says):
     path = str(teacher_of(trained))
     config = teach(student, **{"method.teacher": path} | changes)
     with pytest.raises(UserError, match=says):
-        teachers.find("digits", config, epath.Path(tmp_path), None, train_first=None)
+        teachers.find("digits", config, epath.Path(tmp_path), None)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +194,9 @@ def test_a_teacher_that_does_not_fit(trained, student, tmp_path, changes, says):
 def test_a_teacher_of_other_classes(trained, student, tmp_path, names, says):
     """In a folder of images there may be others tomorrow."""
     config = teach(student, **{"method.teacher": str(teacher_of(trained))})
-    dataset = dataclasses.replace(sources.load(config.data), class_names=names)
+    dataset = dataclasses.replace(data.load(config.data), class_names=names)
     with pytest.raises(UserError, match=says):
-        teachers.find("digits", config, epath.Path(tmp_path), dataset, train_first=None)
+        teachers.find("digits", config, epath.Path(tmp_path), dataset)
 
 
 def test_a_teacher_that_is_not_there_or_not_finished(trained, student, tmp_path):

@@ -35,7 +35,7 @@ from introspect_jax.workdir import open_workdir, write_config
 
 config = default_config()
 workdir = open_workdir("gs://bucket/runs/one", config)
-write_config(workdir, config)
+write_config(workdir, config, {"class_names": ["a", "b"]})
 assert open_workdir("gs://bucket/runs/one", config) == workdir
 for start in (0, 2):  # the second continues from step 2
     metrics = Metrics(workdir, start)
@@ -56,7 +56,7 @@ def test_a_field_of_a_later_version_changes_neither_name_nor_folder(
     config = default_config()
     config.total_steps = 77
     name = config_hash(config)
-    write_config(open_workdir(str(tmp_path), config), config)
+    write_config(open_workdir(str(tmp_path), config), config, {})
 
     def later():
         grown = ConfigDict(default_config().to_dict())
@@ -74,12 +74,36 @@ def test_a_field_of_a_later_version_changes_neither_name_nor_folder(
         open_workdir(str(tmp_path), config)
 
 
+def test_a_default_that_changed_is_not_taken_for_the_old_one(tmp_path, monkeypatch):
+    """Its name is the same, so the folder is: it keeps the values of its run."""
+    config = default_config()
+    name = config_hash(config)
+    write_config(open_workdir(str(tmp_path), config), config, {})
+
+    def later():
+        changed = ConfigDict(default_config().to_dict())
+        changed.optimizer.learning_rate = 0.3
+        return changed
+
+    monkeypatch.setattr(configs, "default_config", later)
+    monkeypatch.setattr(workdir, "default_config", later)
+    assert config_hash(later()) == name
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.1 there, 0\.3"):
+        open_workdir(str(tmp_path), later())
+
+
 def test_object_store():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     names, events, losses = json.loads(done.stdout)
-    assert names == ["config.json", "curves.png", "metrics.jsonl", "tensorboard"]
+    assert names == [
+        "config.json",
+        "curves.png",
+        "data.json",
+        "metrics.jsonl",
+        "tensorboard",
+    ]
     assert events == 2
     assert losses == [1, 2, 23, 24]

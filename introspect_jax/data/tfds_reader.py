@@ -1,7 +1,10 @@
 """Any TFDS image-classification data set, read without importing TensorFlow."""
 
+import contextlib
 import functools
+import http.client
 import importlib.util
+import threading
 import urllib.error
 import urllib.request
 from typing import Any
@@ -146,14 +149,22 @@ def _prepare(builder, config) -> None:
 
 
 def _network() -> bool:
-    """Whether anything answers, be it with an error."""
-    try:
-        urllib.request.urlopen(_NETWORK_PROBE, timeout=_NETWORK_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
+    """Whether anything answers, be it with an error.
+
+    In a thread: the time-out of a connection is not one of the name look-up.
+    """
+    answers = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            with contextlib.suppress(urllib.error.HTTPError):  # an answer too
+                urllib.request.urlopen(_NETWORK_PROBE, timeout=_NETWORK_SECONDS).close()
+            answers.append(True)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_NETWORK_SECONDS)
+    return bool(answers)
 
 
 def _source(builder, split, image_key, label_key, shape, resized_to) -> Source:

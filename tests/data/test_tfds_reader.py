@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from prepared import write
 
+from introspect_jax import data
 from introspect_jax.config import default_config
-from introspect_jax.data import sources
 from introspect_jax.errors import UserError
 
 
@@ -30,10 +30,14 @@ def config(prepared):
 
 
 def test_pixels_labels_and_splits(prepared, config):
-    data = sources.load(config)
-    assert data.class_names == ("circle", "line", "square")
-    assert [len(s) for s in (data.train, data.validation, data.test)] == [36, 4, 12]
-    images, labels = data.test.take(np.arange(12))
+    dataset = data.load(config)
+    assert dataset.class_names == ("circle", "line", "square")
+    assert [len(s) for s in (dataset.train, dataset.validation, dataset.test)] == [
+        36,
+        4,
+        12,
+    ]
+    images, labels = dataset.test.take(np.arange(12))
     np.testing.assert_array_equal(images, prepared[1][40:])
     np.testing.assert_array_equal(labels, np.arange(40, 52) % 3)
     assert "tensorflow" not in sys.modules
@@ -41,20 +45,20 @@ def test_pixels_labels_and_splits(prepared, config):
 
 def test_resized_on_reading(config):
     config.load_size = 3
-    data = sources.load(config)
-    assert data.image_shape == (3, 3, 3)
-    assert data.train.take(np.arange(5))[0].shape == (5, 3, 3, 3)
+    dataset = data.load(config)
+    assert dataset.image_shape == (3, 3, 3)
+    assert dataset.train.take(np.arange(5))[0].shape == (5, 3, 3, 3)
 
 
 def test_part_of_a_split(config):
     config.train_split = "train[:50%]"
-    assert len(sources.load(config).train) == 18
+    assert len(data.load(config).train) == 18
 
 
 def test_missing_split(config):
     config.test_split = "validation"
     with pytest.raises(UserError, match="it has: train, test"):
-        sources.load(config)
+        data.load(config)
 
 
 def test_labels_that_are_not_there(tmp_path, config):
@@ -63,7 +67,7 @@ def test_labels_that_are_not_there(tmp_path, config):
     write(tmp_path, "blind", ["no", "yes"], splits)
     config.name, config.data_dir = "blind", str(tmp_path)
     with pytest.raises(UserError, match=r"labels must lie in 0\.\.1, got -1"):
-        sources.load(config).test.take(np.arange(8))
+        data.load(config).test.take(np.arange(8))
 
 
 def test_images_of_many_sizes_need_a_size(tmp_path, config):
@@ -74,9 +78,9 @@ def test_images_of_many_sizes_need_a_size(tmp_path, config):
     spec.write_text(spec.read_text().replace('["6", "6", "3"]', '["-1", "-1", "3"]'))
     config.name, config.data_dir = "many", str(tmp_path)
     with pytest.raises(UserError, match=r"set data\.load_size"):
-        sources.load(config)
+        data.load(config)
     config.load_size = 4
-    assert sources.load(config).test.take(np.arange(2))[0].shape[1:] == (
+    assert data.load(config).test.take(np.arange(2))[0].shape[1:] == (
         4,
         4,
         3,

@@ -10,9 +10,9 @@ pytestmark = pytest.mark.optimised
 
 
 def test_train_mode_batch_normalisation_is_found():
-    model = build_tiny("tiny", 4)
+    model = build_tiny(4)
     images = jax.random.normal(jax.random.key(0), (6, 8, 8, 1))
-    variables = model.init(jax.random.key(1), images, train=True)
+    variables = jax.jit(lambda x: model.init(jax.random.key(1), x, train=True))(images)
     check_independent(jax.jit(models.make_logits_fn(model, variables)), images)
 
     def training(x):

@@ -44,7 +44,9 @@ def test_a_peer_is_constant_in_the_others_loss():
 
     def gradient(weight):
         method = make("dml", weight=weight)
-        total = jax.grad(lambda p: method.loss(p, *states, given, 0, None)[0])
+        total = jax.grad(
+            lambda p: method.loss(p, *states, given, 0, jax.random.key(2))[0]
+        )
         return jax.jit(total)(params)
 
     heavy, light = gradient(2.0), gradient(1.0)

@@ -143,12 +143,12 @@ def test_weight_rows_see_no_image():
 
 def test_a_random_network_is_not_this_one_and_does_not_change():
     method = now(source="random_network")
-    random = method.constants()["random_network"]
-    states_equal(random, method.constants()["random_network"])
+    random = method.constants(None)["random_network"]
+    states_equal(random, method.constants(None)["random_network"])
     params, *_ = method.init(jax.random.key(1))
     kernel = params["backbone"]["conv0"]["kernel"]
     assert (random["params"]["backbone"]["conv0"]["kernel"] != kernel).any()
-    other = now(source="random_network", given={"seed": 5}).constants()
+    other = now(source="random_network", given={"seed": 5}).constants(None)
     found = other["random_network"]["params"]["head"]["kernel"]
     assert (found != random["params"]["head"]["kernel"]).any()
 

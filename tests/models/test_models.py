@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from introspect_jax import class_similarity, models
-from introspect_jax.data import sources
 from introspect_jax.errors import UserError
-from introspect_jax.train.experiment import build
 
 
 def parameters(name, classes, size, **options):
@@ -21,14 +19,14 @@ def parameters(name, classes, size, **options):
     ("name", "classes", "size", "stem", "millions"),
     [
         # He et al. 2016, table 6
-        ("resnet20", 10, 32, "small", 0.27),
-        ("resnet32", 10, 32, "small", 0.46),
-        ("resnet44", 10, 32, "small", 0.66),
-        ("resnet56", 10, 32, "small", 0.85),
-        ("resnet110", 10, 32, "small", 1.73),
+        ("resnet20", 10, 32, None, 0.27),
+        ("resnet32", 10, 32, None, 0.46),
+        ("resnet44", 10, 32, None, 0.66),
+        ("resnet56", 10, 32, None, 0.85),
+        ("resnet110", 10, 32, None, 1.73),
         # Zagoruyko and Komodakis 2016, tables 4 and 5
-        ("wrn28_10", 10, 32, "small", 36.5),
-        ("wrn40_4", 10, 32, "small", 8.9),
+        ("wrn28_10", 10, 32, None, 36.5),
+        ("wrn40_4", 10, 32, None, 8.9),
         # He et al. 2016 by the count of torchvision's documentation
         ("resnet18", 1000, 224, "imagenet", 11.7),
         ("resnet34", 1000, 224, "imagenet", 21.8),
@@ -36,7 +34,8 @@ def parameters(name, classes, size, **options):
     ],
 )
 def test_published_parameter_counts(name, classes, size, stem, millions):
-    count = parameters(name, classes, size, stem=stem) / 1e6
+    options = {"stem": stem} if stem else {}
+    count = parameters(name, classes, size, **options) / 1e6
     digits = len(str(millions).split(".")[1])
     assert round(count, digits) == millions
 
@@ -57,14 +56,14 @@ def test_small_resnets_have_no_parameters_in_their_shortcuts():
 @pytest.mark.parametrize(
     ("name", "stem", "size", "last"),
     [
-        ("resnet8", "small", 32, (8, 8, 64)),
-        ("wrn10_2", "small", 32, (8, 8, 128)),
+        ("resnet8", None, 32, (8, 8, 64)),
+        ("wrn10_2", None, 32, (8, 8, 128)),
         ("resnet18", "small", 32, (4, 4, 512)),
         ("resnet50", "imagenet", 224, (7, 7, 2048)),
     ],
 )
 def test_resolution_of_the_last_features(name, stem, size, last):
-    model = models.build(name, 10, stem=stem)
+    model = models.build(name, 10, **{"stem": stem} if stem else {})
     images = jnp.zeros((2, size, size, 3))
 
     def backbone():
@@ -159,6 +158,7 @@ def test_a_network_without_a_part_says_so():
         ({"name": "wrn27_1"}, "6n \\+ 4"),
         ({"name": "wrn28_0"}, "at least 1"),
         ({"name": "resnet18", "stem": "tiny"}, "small, imagenet"),
+        ({"name": "resnet8", "stem": "small"}, "no option 'stem'.*: dtype, remat, nor"),
         ({"name": "resnet18", "dtype": "float16"}, "bfloat16"),
     ],
 )
@@ -198,20 +198,17 @@ def test_group_normalisation_sees_one_example(name):
 
 
 def test_unknown_norm():
-    with pytest.raises(UserError, match="unknown model norm 'bach'"):
+    with pytest.raises(UserError, match=r"unknown model\.small_resnet\.norm 'bach'"):
         models.build("resnet8", 3, norm="bach")
 
 
-def test_explanation_shares_the_pass_of_group_normalisation(digits_config):
+def test_explanation_shares_the_pass_of_group_normalisation(experiment):
     """5 units to 3, a forward pass done once; with a BatchNorm it is 6 to 3."""
-    digits_config.model.name = "resnet8"
     flops = {}
     for norm in ("batch", "group"):
         for method in ("standard", "introspective"):
-            digits_config.model.norm, digits_config.method.name = norm, method
-            made = build(
-                digits_config, sources.load(digits_config.data), jax.devices()[:1]
-            )
+            options = {"model.small_resnet.norm": norm, "method.name": method}
+            made = experiment(1, **options, **{"model.name": "resnet8"})
             state, batch = made.abstract_state(), next(made.batches(0))
             compiled = made.train_step.lower(state, batch).compile()
             flops[norm, method] = compiled.cost_analysis()["flops"]

@@ -21,7 +21,7 @@ from introspect_jax.binding import for_pictures
 from introspect_jax.config import default_config
 from introspect_jax.errors import UserError
 from introspect_jax.report.explain_run import explain_run
-from introspect_jax.train.restore import load
+from introspect_jax.restore import load
 from studies import command as study_command
 from studies.design import file_name, load_study
 from studies.pages.command import report

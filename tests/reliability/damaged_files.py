@@ -18,9 +18,9 @@ from introspect_jax import data, teachers
 from introspect_jax import run as whole_run
 from introspect_jax.config import default_config
 from introspect_jax.errors import UserError
+from introspect_jax.restore import load
 from introspect_jax.train.files import write_json
 from introspect_jax.train.progress import Metrics
-from introspect_jax.train.restore import load
 from introspect_jax.workdir import open_workdir, write_config
 
 SCORES = {"top1": 0.5, "top5": 0.75, "nll": 1.5, "ece": 0.125}

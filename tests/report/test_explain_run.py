@@ -1,38 +1,24 @@
 """`launch/explain.py` on a run of the digits."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
-
-
-def command(script, *arguments):
-    return subprocess.run(
-        [sys.executable, f"launch/{script}.py", *arguments],
-        cwd=ROOT,
-        # Compiling is most of what these commands do.
-        env=os.environ | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+from tiny import TINY
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(command, tmp_path_factory):
     path = tmp_path_factory.mktemp("explain") / "run"
     arguments = ["--config.total_steps=30", f"--workdir={path}"]
+    arguments += [f"--config.model.name={TINY}"]
     done = command("main", "--config=configs/digits.py", *arguments)
     assert done.returncode == 0, done.stderr
     return path
 
 
-def test_pictures_maps_and_metrics(trained, tmp_path):
+def test_pictures_maps_and_metrics(command, trained, tmp_path):
     done = command(
         "explain",
         f"--workdir={trained}",
@@ -74,7 +60,7 @@ def test_pictures_maps_and_metrics(trained, tmp_path):
     assert all(row["low"] <= row["mean"] <= row["high"] for row in rows.values())
 
 
-def test_own_images(trained, tmp_path):
+def test_own_images(command, trained, tmp_path):
     (tmp_path / "images").mkdir()
     generator = np.random.RandomState(0)
     for i in range(3):
@@ -111,7 +97,7 @@ def test_own_images(trained, tmp_path):
     ],
     ids=str,
 )
-def test_mistakes_end_in_one_line(trained, arguments, says):
+def test_mistakes_end_in_one_line(command, trained, arguments, says):
     given = [argument.replace("RUN", str(trained)) for argument in arguments]
     done = command("explain", *given)
     assert done.returncode == 1

@@ -7,13 +7,12 @@ import jax
 import pytest
 from etils import epath
 
-from introspect_jax.data import sources
+from introspect_jax import data
 from introspect_jax.methods import introspective
 from introspect_jax.train import loop
-from introspect_jax.train.experiment import build
 from introspect_jax.train.progress import Reporter
+from introspect_jax.train.trainer import build
 
-pytestmark = pytest.mark.usefixtures("tiny_model")
 STEPS, LOGS = 52, 10
 
 
@@ -39,19 +38,19 @@ class OnDevice:
 
 @dataclasses.dataclass(frozen=True)
 class Guarded:
-    """An experiment whose compiled steps give their values away `OnDevice`.
+    """A trainer whose compiled steps give their values away `OnDevice`.
 
     The last step gives them plainly: the end of a run saves and evaluates.
     """
 
-    experiment: object
+    trainer: object
 
     def __getattr__(self, name):
-        return getattr(self.experiment, name)
+        return getattr(self.trainer, name)
 
     def compile(self, state, batch):
-        step, flops = self.experiment.compile(state, batch)
-        last = self.experiment.config.total_steps
+        step, flops = self.trainer.compile(state, batch)
+        last = self.trainer.config.total_steps
         taken = 0
 
         def guarded(state, batch):
@@ -71,7 +70,8 @@ def train(config, tmp_path, monkeypatch, on_step=lambda step: None):
     """A run of `STEPS` steps, and the steps at which it fetched."""
     config.update(total_steps=STEPS, log_steps=LOGS)
     config.update(eval_steps=10 * STEPS, checkpoint_steps=10 * STEPS)
-    experiment = build(config, sources.load(config.data), jax.devices()[:1])
+    dataset = data.load(config.data)
+    trainer = build(config, dataset, jax.devices()[:1])
     fetched, fetch = [], loop._fetch
 
     def fetching(pending, *rest):
@@ -88,8 +88,14 @@ def train(config, tmp_path, monkeypatch, on_step=lambda step: None):
             super().advance(step)
 
     monkeypatch.setattr(loop, "_fetch", fetching)
-    reporter = Watching(STEPS, experiment.steps_per_epoch, config.batch_size)
-    loop.train(Guarded(experiment), epath.Path(tmp_path), reporter)
+    epoch = trainer.context.steps_per_epoch
+    loop.train(
+        Guarded(trainer),
+        trainer.constants(None),
+        dataset.validation,
+        epath.Path(tmp_path),
+        Watching(STEPS, epoch, config.batch_size),
+    )
     return fetched
 
 

@@ -4,11 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from introspect_jax.train.optimizer import (
-    default_config,
-    make_optimizer,
-    make_schedule,
-)
+from introspect_jax.optimizers import default_config, make_optimizer, make_schedule
 
 
 def rates(steps, **changes):
