@@ -71,7 +71,7 @@ esac"""
 
 
 def environment(folder):
-    """A virtual environment whose Python only writes down where and how it is called."""
+    """An environment whose Python only writes down where it is and what it gets."""
     python = folder / "bin" / "python"
     script(python, f'echo "$PWD" "$TFDS_DATA_DIR" "$@" >> "{folder}/ran"')
     return folder
