@@ -152,6 +152,12 @@ def load_object(path: str, field: str) -> Callable[..., Any]:
         module's own code are left as they are.
     """
     name, _, attribute = path.partition(":")
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        # A stored config must not be able to call `timeit:timeit` and the like.
+        raise UserError(
+            f"{field}.name={path!r}: {name!r} is a module of Python itself, which has "
+            f"no {field}; give one of yours, or of an installed package"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
