@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 
+import quick
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A copy for each command; its exit status is printed.
 PROGRAM = """
@@ -45,11 +47,15 @@ class Done:
 def commands():
     """`(name of the script, *arguments, folder=ROOT) -> Done`."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "", "PYTHONPATH": path}
+    settings = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": quick.FLAGS,
+        "PYTHONPATH": path,
+    }
     process = subprocess.Popen(
         # Nothing runs in the threads that JAX warns of.
         [sys.executable, "-W", "ignore:os.fork", "-c", PROGRAM],
-        env=os.environ | quick,
+        env=os.environ | settings,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

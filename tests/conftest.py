@@ -30,6 +30,7 @@ jaxtyping.install_import_hook(
     [f"introspect_jax.{room}" for room in LIBRARY], "beartype.beartype"
 )
 
+import quick
 from commands import commands
 from tiny import TINY, build_tiny
 
@@ -39,6 +40,9 @@ from introspect_jax.methods import Teacher, teacher_kind
 from introspect_jax.models import init_variables
 from introspect_jax.train.progress import Reporter
 from introspect_jax.train.trainer import build
+
+
+quick.install()
 
 
 def pytest_ignore_collect(collection_path):
