@@ -26,7 +26,7 @@ from timing import record, show
 
 from configs import imagenet
 from introspect_jax.data.sources import Dataset, Source
-from introspect_jax.train.experiment import build
+from introspect_jax.train.trainer import build
 
 FLAGS = flags.FLAGS
 flags.DEFINE_float("limit_gib", 32.0, "GiB a device that no row may exceed.")
@@ -55,12 +55,12 @@ def measure(name: str, changes: dict) -> dict:
     size = config.data.load_size
     train, held_out = unread(1_281_167, size), unread(50_000, size)
     classes = tuple(str(number) for number in range(1000))
-    experiment = build(
+    trainer = build(
         config, Dataset(train, held_out, held_out, classes, (size, size, 3))
     )
-    batch = next(experiment.batches(0))
+    batch = trainer.loader.abstract_batch(trainer.abstract_constants())
     began = time.monotonic()
-    compiled = experiment.train_step.lower(experiment.abstract_state(), batch).compile()
+    compiled = trainer.train_step.lower(trainer.abstract_state(), batch).compile()
     seconds = time.monotonic() - began
     memory = compiled.memory_analysis()
     gib = {
@@ -73,7 +73,7 @@ def measure(name: str, changes: dict) -> dict:
     return {
         "variant": name,
         "batch_size": config.batch_size,
-        "devices": experiment.mesh.size,
+        "devices": trainer.parallel.mesh.size,
         **{f"{kind}_gib": value for kind, value in gib.items()},
         "total_gib": sum(gib.values()),
         "compile_seconds": seconds,

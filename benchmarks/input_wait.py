@@ -31,9 +31,9 @@ from absl import app, flags, logging
 from timing import median_ratio, record, show
 
 from configs import cifar10
-from introspect_jax.data import sources
+from introspect_jax import data
 from introspect_jax.errors import UserError
-from introspect_jax.train.experiment import build
+from introspect_jax.train.trainer import build
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("steps", 60, "Timed steps of a turn.")
@@ -55,11 +55,11 @@ class Loop:
         if streamed:
             config.data.device_megabytes = 0
         # In the streamed loop images stay where they are until they are read.
-        self.experiment = build(config, sources.load(config.data), jax.devices()[:1])
-        assert self.experiment.streams == streamed
-        self.state = self.experiment.init_state()
-        self.batches = self.experiment.batches(0)
-        self.step, _ = self.experiment.compile(self.state, next(self.batches))
+        trainer = build(config, data.load(config.data), jax.devices()[:1])
+        assert trainer.loader.streams == streamed
+        self.state = trainer.init_state()
+        self.batches = trainer.batches(trainer.constants(None))
+        self.step, _ = trainer.compile(self.state, next(self.batches))
         self.take(FLAGS.warm_up)
 
     def take(self, steps: int) -> tuple[float, float, float]:

@@ -29,9 +29,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from timing import median_ratio, random_dataset, record, show, take_turns
 
 from introspect_jax.config import default_config
-from introspect_jax.train.experiment import Experiment, build
-from introspect_jax.train.parallel import replicated
+from introspect_jax.train.devices import replicated
 from introspect_jax.train.state import init_state
+from introspect_jax.train.trainer import Trainer, build
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", ["resnet8:16", "resnet20:32"], "Networks, name:pixels.")
@@ -47,17 +47,17 @@ WAYS = ("vmap", "devices")
 class OneByOne:
     """A call of the training step for every seed."""
 
-    def __init__(self, experiments: list[Experiment]):
-        first = experiments[0]
+    def __init__(self, trainers: list[Trainer]):
+        first = trainers[0]
 
         def init(seed):
             return init_state(first.method, first.optimizer, seed, averaged=False)
 
-        init = jax.jit(init, out_shardings=replicated(first.mesh))
-        self.states = [init(np.uint32(e.config.seed)) for e in experiments]
-        self.batches = [next(e.batches(0)) for e in experiments]
-        # Experiments that differ in their seed alone share one program.
-        self.run = experiments[0].train_step
+        init = jax.jit(init, out_shardings=replicated(first.parallel.mesh))
+        self.states = [init(np.uint32(t.config.seed)) for t in trainers]
+        self.batches = [next(t.batches(t.constants(None))) for t in trainers]
+        # Trainers that differ in their seed alone share one program.
+        self.run = first.train_step
 
     def __call__(self) -> None:
         both = zip(self.states, self.batches, strict=True)
@@ -120,10 +120,10 @@ class Together:
         jax.block_until_ready(self.states)
 
 
-def make_experiments(model: str, size: int, count: int) -> list[Experiment]:
+def make_trainers(model: str, size: int, count: int) -> list[Trainer]:
     """One for each seed, on the first device."""
     dataset = random_dataset(10, size, 4 * FLAGS.batch_size)
-    experiments = []
+    trainers = []
     for seed in range(count):
         config = default_config()
         config.seed = seed
@@ -132,8 +132,8 @@ def make_experiments(model: str, size: int, count: int) -> list[Experiment]:
         config.data.validation_fraction = 0.0
         config.data.augment.crop_padding = size // 8
         config.data.augment.flip = True
-        experiments.append(build(config, dataset, jax.devices()[:1]))
-    return experiments
+        trainers.append(build(config, dataset, jax.devices()[:1]))
+    return trainers
 
 
 def difference(single: OneByOne, together: Together) -> float:
@@ -151,8 +151,7 @@ def difference(single: OneByOne, together: Together) -> float:
 
 def measure(model: str, size: int, count: int) -> list[dict]:
     """A row for each way to take them together."""
-    experiments = make_experiments(model, size, count)
-    single = OneByOne(experiments)
+    single = OneByOne(make_trainers(model, size, count))
     sides = {"one by one": single}
     for way in WAYS:
         if way == "devices" and jax.device_count() < 2:

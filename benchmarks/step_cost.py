@@ -29,7 +29,7 @@ from timing import (
 
 from introspect_jax.config import default_config
 from introspect_jax.data.sources import Dataset
-from introspect_jax.train.experiment import build
+from introspect_jax.train.trainer import build
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("classes", ["10", "100", "1000"], "Numbers of classes.")
@@ -41,7 +41,7 @@ flags.DEFINE_string("json", None, "Where to write the rows.")
 
 STANDARD = {"method.name": "standard"}
 COSINE = {"method.introspective.similarity": "cosine"}
-SHARED = {"model.norm": "group"}
+SHARED = {f"model.{file}.norm": "group" for file in ("resnet", "small_resnet")}
 # Name -> what is set; each is compared with the last standard step before it. With
 # group normalisation no example sees another, training and explanation run the same
 # forward pass, and the compiler does it once.
@@ -85,10 +85,10 @@ class Step:
         config.data.augment.crop_padding = 4
         config.data.augment.flip = True
         config.update_from_flattened_dict(changes)
-        self.experiment = build(config, dataset, jax.devices()[:1])
-        self.batch = next(self.experiment.batches(0))
-        abstract = self.experiment.abstract_state()
-        self.run = self.experiment.train_step.lower(abstract, self.batch).compile()
+        self.trainer = build(config, dataset, jax.devices()[:1])
+        self.batch = next(self.trainer.batches(self.trainer.constants(None)))
+        abstract = self.trainer.abstract_state()
+        self.run = self.trainer.train_step.lower(abstract, self.batch).compile()
         self.flops = self.run.cost_analysis()["flops"]
         self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
         self.state = None
@@ -98,7 +98,7 @@ class Step:
         jax.block_until_ready((self.state, metrics))
 
     def warm_up(self) -> None:
-        self.state = self.experiment.init_state()
+        self.state = self.trainer.init_state()
         self()
 
 

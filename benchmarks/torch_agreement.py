@@ -13,7 +13,7 @@ from torch_models import drawn_variables, from_flax
 from introspect_jax import introspect, models
 from introspect_jax.data.sources import Dataset, array_source
 from introspect_jax.models import make_logits_fn
-from introspect_jax.train.experiment import Experiment, build
+from introspect_jax.train.trainer import Trainer, build
 
 CHECKED, TOLERANCE = 8, 1e-9
 
@@ -21,8 +21,8 @@ CHECKED, TOLERANCE = 8, 1e-9
 class Ours:
     """A training step of this package with its own state, from given variables."""
 
-    def __init__(self, experiment: Experiment, variables):
-        state = experiment.init_state()
+    def __init__(self, trainer: Trainer, variables):
+        state = trainer.init_state()
         variables = jax.tree.map(jnp.array, variables)
         params = variables.pop("params")
         # At the first step of all the weight of the introspective term is zero.
@@ -30,10 +30,10 @@ class Ours:
             step=state.step + 1,
             params=params,
             model_state=variables,
-            opt_state=experiment.optimizer.init(params),
+            opt_state=trainer.optimizer.init(params),
         )
-        self.batch = next(experiment.batches(0))
-        self.run = experiment.train_step
+        self.batch = next(trainer.batches(trainer.constants(None)))
+        self.run = trainer.train_step
         self.metrics = None
 
     def __call__(self) -> None:
@@ -93,7 +93,7 @@ def compare(model_name: str, classes: int, make_config) -> dict[str, float]:
     found: dict[str, float] = {}
     with (
         jax.enable_x64(True),
-        mock.patch.object(models, "build", return_value=model),
+        mock.patch.object(models, "from_config", return_value=model),
     ):
         labels = source.take(np.arange(CHECKED))[1]
         images = pixels / 255 / make_config("standard", CHECKED).data.std[0]

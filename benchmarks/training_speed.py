@@ -33,7 +33,7 @@ from torch_models import drawn_variables, from_flax
 
 from introspect_jax.config import default_config
 from introspect_jax.machine import usable_cpus
-from introspect_jax.train.experiment import build
+from introspect_jax.train.trainer import build
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("classes", ["10", "100"], "Numbers of classes.")
@@ -109,10 +109,8 @@ def measure(method: str, classes: int) -> list[dict]:
     """A row for each way of PyTorch."""
     dataset = random_dataset(classes, 32, 4 * FLAGS.batch_size)
     variables = drawn_variables(MODEL, classes, np.random.RandomState(1))
-    experiment = build(
-        make_config(method, FLAGS.batch_size), dataset, jax.devices()[:1]
-    )
-    ours = Ours(experiment, variables)
+    config = make_config(method, FLAGS.batch_size)
+    ours = Ours(build(config, dataset, jax.devices()[:1]), variables)
     sides, steps, failed = {}, {}, {}
     steps["here"], sides["here"] = turn(ours, ours.wait)
     for name, step in their_steps(method, classes, ours.batch).items():

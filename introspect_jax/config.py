@@ -173,6 +173,10 @@ def config_hash(config: ConfigDict) -> str:
     other values keeps them in its folder, which is then refused: `open_workdir`.)
     """
     defaults, now = fields(default_config()), fields(config)
-    set_here = {name: v for name, v in now.items() if v != defaults.get(name)}
+    set_here = {
+        name: value
+        for name, value in now.items()
+        if name not in defaults or value != defaults[name]
+    }
     text = json.dumps(set_here, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

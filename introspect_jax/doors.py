@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from introspect_jax.errors import UserError, nearest, unknown
+from introspect_jax.options import call, takes
 
 # The object is an identifier, which a version is not: `mnist:3.0.1` is a TFDS name.
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -79,6 +80,37 @@ class Door:
             )
         return found
 
+    def make_outside(
+        self, config: Any, *arguments: Any, wanted: type, **handed: Any
+    ) -> Any:
+        """What the factory of an import path makes, with the options of the config.
+
+        Args:
+          config: Of the part, with `name` and `options`.
+          *arguments: What every factory of this door takes.
+          wanted: What it must return.
+          **handed: Further arguments, for factories that take them.
+
+        Raises:
+          UserError: Nothing at the path, options that the factory does not take, or
+            another result.
+        """
+        factory = load_object(config.name, self.field)
+        made = call(
+            factory,
+            *arguments,
+            path=config.name,
+            field=self.field,
+            options=config.options,
+            **{name: v for name, v in handed.items() if takes(factory, name)},
+        )
+        if not isinstance(made, wanted):
+            raise UserError(
+                f"{self.field}.name={config.name!r} returned {type(made).__name__}, "
+                f"not {wanted.__module__}.{wanted.__name__}"
+            )
+        return made
+
     def check_options(self, config: Any) -> None:
         """Raises a UserError for `options` that nothing takes: they are for parts from
         outside."""
@@ -120,6 +152,12 @@ def load_object(path: str, field: str) -> Callable[..., Any]:
         module's own code are left as they are.
     """
     name, _, attribute = path.partition(":")
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        # A stored config must not be able to call `timeit:timeit` and the like.
+        raise UserError(
+            f"{field}.name={path!r}: {name!r} is a module of Python itself, which has "
+            f"no {field}; give one of yours, or of an installed package"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:

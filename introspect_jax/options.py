@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from introspect_jax.errors import UserError, unknown
@@ -20,13 +21,13 @@ def check_range(
       **limits: option -> `(low, high, brackets)`, as in `(0, 1, "[)")`.
     """
     for name, (low, high, brackets) in limits.items():
-        value = config[name]
+        value = np.float32(config[name])  # as formulas take it: 1e-300 is 0
         above = value >= low if brackets[0] == "[" else value > low
         below = value <= high if brackets[1] == "]" else value < high
         if not (above and below):
             raise UserError(
                 f"{prefix}{name} must lie in {brackets[0]}{low:g}, "
-                f"{high:g}{brackets[1]}, got {value}"
+                f"{high:g}{brackets[1]}, got {config[name]}"
             )
 
 

@@ -12,11 +12,10 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from introspect_jax import data, processes, teachers
+from introspect_jax import data, processes, restore, teachers
 from introspect_jax.data.sources import Dataset
 from introspect_jax.machine import describe_device, describe_versions
 from introspect_jax.report import figures
-from introspect_jax.train import restore
 from introspect_jax.train.check import check
 from introspect_jax.train.devices import at_hand, make_mesh
 from introspect_jax.train.files import write_json
@@ -71,6 +70,8 @@ def run(
     teacher = teachers.find(name, config, workdir, dataset)
     trainer = build(config, dataset, teacher=teacher.model if teacher else None)
     check(trainer)
+    if pictures:
+        figures.check(trainer.method.model, config)
     if processes.is_first():
         write_config(workdir, config, dataset.describe())
 
@@ -84,28 +85,23 @@ def run(
         result = train(
             trainer, constants, dataset.validation, workdir, reporter, should_stop
         )
+    last = deployed_variables(trainer.method, result.last)
     variables = {
-        "last": deployed_variables(trainer.method, result.last),
-        "best": deployed_variables(trainer.method, result.best),
+        "last": last,
+        "best": last
+        if result.best_step == config.total_steps
+        else deployed_variables(trainer.method, result.best),
     }
-    scores = None
-    if config.evaluate_test:
-        # The test split is read here, once, after every choice has been made.
-        scores = {"last": trainer.evaluator(variables["last"], dataset.test)}
-        scores["best"] = (
-            scores["last"]
-            if result.best_step == config.total_steps
-            else trainer.evaluator(variables["best"], dataset.test)
-        )
+    scores = _test(trainer, dataset, variables) if config.evaluate_test else None
     summary = {
         "name": name,
         **_describe(config, dataset, result, scores),
-        "parameters": sum(x.size for x in jax.tree.leaves(variables["last"]["params"])),
+        "parameters": sum(x.size for x in jax.tree.leaves(last["params"])),
         "cost": read_cost(workdir),
         "teacher": teachers.read_record(workdir),
     }
     if pictures and processes.is_first():
-        trained = _trained(trainer, dataset, variables["last"], result)
+        trained = _trained(trainer, dataset, last, result)
         try:
             figures.draw_all(trained, workdir)
         except Exception as error:  # no picture is worth the result of a run
@@ -117,6 +113,19 @@ def run(
     processes.wait_for_all("finished")
     _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
     return summary
+
+
+def _test(
+    trainer: Trainer, dataset: Dataset, variables: dict[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Scores of the last and of the best network.
+
+    The test split is read here, once, after every choice has been made.
+    """
+    same = variables["best"] is variables["last"]
+    last = trainer.evaluator(variables["last"], dataset.test)
+    best = last if same else trainer.evaluator(variables["best"], dataset.test)
+    return {"last": last, "best": best}
 
 
 def _describe(

@@ -20,14 +20,14 @@ from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.methods import Teacher
 from introspect_jax.processes import is_first
-from introspect_jax.train.files import read_json, write_json
-from introspect_jax.train.restore import (
+from introspect_jax.restore import (
     Run,
     absolute,
     check_same_data,
     load,
     load_config,
 )
+from introspect_jax.train.files import read_json, write_json
 from introspect_jax.workdir import default_workdir
 
 _AGAIN = "If it is lost, remove its summary.json and run its own command again"

@@ -44,7 +44,7 @@ def main() -> None:
     from etils import epath
 
     from introspect_jax.report.explain_run import explain_run, show
-    from introspect_jax.train.restore import load
+    from introspect_jax.restore import load
 
     run = load(FLAGS.workdir)
     config = for_pictures(run.config)

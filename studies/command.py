@@ -31,11 +31,11 @@ def run(
       done: folders of results whose runs are not done again.
 
     Raises:
-      UserError: a study or folder that cannot be, or runs that failed.
+      UserError: an invalid study or folder, or runs that failed.
     """
     name, study = load_study(path)
-    records = Records(workdir, name, file_name(study.config), done)
-    runner = Runner(study, records, workers=workers, time_budget=time_budget)
+    records = Records(workdir, name, file_name(study.config))
+    runner = Runner(study, records, workers=workers, time_budget=time_budget, done=done)
     failed = runner.run()
     missing = runner.missing()
     console = Console(highlight=False, soft_wrap=True)
@@ -66,8 +66,8 @@ def dry_run(
       Hours that are still to come.
     """
     name, study = load_study(path)
-    records = Records(workdir, name, file_name(study.config), done)
-    runner = Runner(study, records, workers=workers)
+    records = Records(workdir, name, file_name(study.config))
+    runner = Runner(study, records, workers=workers, done=done)
     figures = runner.estimate()
     rows: dict[tuple[str, str, str], list[float]] = collections.defaultdict(list)
     finished = records.summaries()

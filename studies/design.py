@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from introspect_jax.config import default_config, fields, validate
+from introspect_jax.config import default_config, fields, is_option, lock, validate
 from introspect_jax.errors import UserError, nearest, unknown
 from studies.sweeps import Fields, Sweep, point
 
@@ -128,12 +128,12 @@ def with_fields(config: ConfigDict, changes: Fields) -> ConfigDict:
     """A copy with some fields set, checked and locked.
 
     Raises:
-      UserError: an unknown field, or a value that cannot be.
+      UserError: an unknown field, or an invalid value.
     """
     changed = ConfigDict(config.to_dict())
     known = fields(default_config())
     for name, value in changes.items():
-        if name not in known:
+        if name not in known and not is_option(name):
             raise UserError(
                 f"the study sets an unknown field {name!r}{nearest(name, known)}"
             )
@@ -141,9 +141,8 @@ def with_fields(config: ConfigDict, changes: Fields) -> ConfigDict:
             changed.update_from_flattened_dict({name: value})
         except (TypeError, ValueError) as error:
             raise UserError(f"the study sets {name} to {value!r}: {error}") from error
-    changed.lock()
     validate(changed)
-    return changed
+    return lock(changed)
 
 
 def file_name(path: str) -> str:
@@ -155,17 +154,13 @@ def file_name(path: str) -> str:
 
 def _call(path: str, function: str) -> Any:
     """What the function of that file returns."""
-    file, _, argument = path.partition(":")
-    if not os.path.isfile(file) and (ROOT / file).is_file():
-        file = str(ROOT / file)
-    if not os.path.isfile(file):
-        folder = os.path.dirname(file) or "."
-        there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        shown = [n for n in there if n.endswith(".py") and not n.startswith("_")]
-        names = [os.path.join(folder, n) for n in shown]
+    name, _, argument = path.partition(":")
+    file = next((f for f in (name, str(ROOT / name)) if os.path.isfile(f)), None)
+    if file is None:
+        names = _files_beside(name)
         raise UserError(
-            f"no file {file!r}{nearest(file, names)}; there are: "
-            f"{', '.join(names) or 'none (run from the folder that holds configs/)'}"
+            f"no file {name!r}{nearest(name, names)}; there are: "
+            f"{', '.join(names) or 'none in that folder'}"
         )
     try:
         module = _module(file)
@@ -177,6 +172,15 @@ def _call(path: str, function: str) -> Any:
         raise UserError(
             f"{file!r} cannot be read: {type(error).__name__}: {line}"
         ) from error
+
+
+def _files_beside(file: str) -> list[str]:
+    """What else could have been meant, here or in the checkout."""
+    folder = os.path.dirname(file)
+    places = [folder, str(ROOT / folder)] if folder else ["."]
+    names = {n for place in places if os.path.isdir(place) for n in os.listdir(place)}
+    shown = [n for n in sorted(names) if n.endswith(".py") and not n.startswith("_")]
+    return [os.path.join(folder, n) for n in shown]
 
 
 def _module(file: str) -> ModuleType:

@@ -1,6 +1,7 @@
 """From a study to its runs, as far as they are known yet."""
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -84,10 +85,12 @@ class Planner:
     """Makes the plan of a study; what does not change is made once."""
 
     def __init__(self, study: Study):
-        """Raises a UserError for a config that cannot be."""
+        """Raises a UserError for an invalid config."""
         self.study = study
         self.config_name, plain = base_config(study)
-        self._plain, self._base = fields(plain), with_fields(plain, study.fields)
+        # Of the config file as it stands: what a run changes is set beside it.
+        self.config_fields = fields(plain)
+        self._base = with_fields(plain, study.fields)
         self._made: dict[tuple, tuple[Run, ...]] = {}
         for run in self.plan({}).runs:
             if run.phase == "trial" and not run.config.data.validation_fraction:
@@ -130,6 +133,20 @@ class Planner:
             chosen=chosen,
             waiting=waiting,
         )
+
+    def possible(self) -> dict[str, Fields]:
+        """Id -> the fields of its config, of all runs whatever trials are chosen."""
+        study = self.study
+        runs: list[Run] = []
+        for setting, arm in itertools.product(study.settings, study.arms):
+            seeds = [("final", seed) for seed in study.seeds]
+            trials = study.trials.get(arm.name)
+            if trials is not None:
+                seeds += [("trial", seed) for seed in study.tuning_seeds]
+            for trial in trials or (Point("", {}),):
+                for phase, seed in seeds:
+                    runs += self._runs(phase, setting, arm, trial, seed)
+        return {run.id: fields(run.config) for run in runs}
 
     def arms_of(self, plan: Plan) -> dict[str, dict[str, dict[int, str]]]:
         """Setting -> arm -> seed -> id of its final run, as far as known."""
@@ -187,7 +204,7 @@ class Planner:
     ) -> Run:
         unseeded = ConfigDict(config.to_dict())
         unseeded.seed = 0
-        now = fields(config)
+        plain = self.config_fields
         return Run(
             phase=phase,
             setting=setting,
@@ -197,7 +214,11 @@ class Planner:
             teacher=teacher,
             id=config_hash(config),
             program=config_hash(unseeded),
-            changes={n: now[n] for n in now if now[n] != self._plain[n]},
+            changes={
+                name: value
+                for name, value in fields(config).items()
+                if name not in plain or value != plain[name]
+            },
         )
 
     def _best(self, setting: Point, arm: Point, summaries: Summaries) -> Point | None:

@@ -33,7 +33,8 @@ class Progress(contextlib.AbstractContextManager):
         self._steps: dict[str, int] = {}
         self._seconds: dict[str, float] = {}  # of a step, by program
         self._began: dict[str, tuple[int, float]] = {}
-        self._done = self._total = 0
+        self._finished: set[str] = set()
+        self._total = 0
         self._left: float | None = None
 
     def step(self, run: Run, step: int) -> None:
@@ -71,7 +72,7 @@ class Progress(contextlib.AbstractContextManager):
             mean = statistics.mean(self._seconds.values())
             seconds = sum(n * self._seconds.get(p, mean) for p, n in steps.items())
             self._left = seconds / self._workers
-        self._done = len(finished)
+        self._finished = {run.id for run in finished}
         self._total = len(finished) + len(to_do) + plan.waiting
         if self._bar:
             shown = f"{self._of()}, {self._time_left()}" + (
@@ -109,7 +110,7 @@ class Progress(contextlib.AbstractContextManager):
             split = "test" if summary["test"] else "validation"
             scores = summary[split] or {}
             result = f"{split} top-1 {100 * scores['last']['top1']:.2f} %"
-            self._done += 1
+            self._finished.add(run.id)
             line = f"{self._of()} {name}: {result}, {self._time_left()}"
             self._console.print(line, markup=False)
         elif kind == "stopped":
@@ -118,7 +119,7 @@ class Progress(contextlib.AbstractContextManager):
             self._console.print(f"{name} failed: {message}", markup=False)
 
     def _of(self) -> str:
-        return f"{self._done}/{self._total} runs"
+        return f"{len(self._finished)}/{self._total} runs"
 
     def _time_left(self) -> str:
         return "time unknown" if self._left is None else f"{duration(self._left)} left"

@@ -5,49 +5,83 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from introspect_jax.errors import UserError
 from introspect_jax.train.files import read_json, write_json
 from studies.design import Study
 from studies.plan import Plan, Planner, Run
+from studies.sweeps import Fields
+
+
+def read_results(
+    folder: epath.Path, planned: Mapping[str, Fields]
+) -> dict[str, dict[str, Any]]:
+    """Id -> record of the planned runs that a folder of results has, see `report`.
+
+    Ids are hashes of what differs from the defaults. So a record of a version with
+    other defaults may have the id of a planned run; a warning names the field, and the
+    record is left out. Fields that only one of the two configs has are not compared:
+    they came or went with a version.
+
+    Args:
+      folder: of results.
+      planned: id -> the fields of its config.
+
+    Raises:
+      UserError: a record is damaged.
+    """
+    kept, refused = {}, []
+    for file in sorted((folder / "runs").glob("*.json")):
+        record = read_json(file, "id", "phase", "config", "summary")
+        if record["id"] not in planned:
+            continue
+        difference = _difference(record["config"], planned[record["id"]])
+        if difference:
+            refused.append(f"{file.name} has {difference}")
+        else:
+            kept[record["id"]] = record
+    if refused:
+        logging.warning(
+            "%d records in %s do not count, for they are of other configs: %s",
+            len(refused),
+            folder,
+            refused[0],
+        )
+    return kept
+
+
+def _difference(recorded: Fields, planned: Fields) -> str | None:
+    """The first field that differs, of those in both; JSON has lists for tuples."""
+    planned = json.loads(json.dumps(planned))
+    for name in sorted(recorded.keys() & planned.keys()):
+        if recorded[name] != planned[name]:
+            return f"{name}={recorded[name]!r}, the study {planned[name]!r}"
+    return None
 
 
 class Records:
     """`study.json`, `runs/`, `logs/` and `failed/` of a study's folder."""
 
-    def __init__(
-        self, path: str, name: str, config_name: str, before: Sequence[str] = ()
-    ):
+    def __init__(self, path: str, name: str, config_name: str):
         """Makes the folder.
 
         Args:
           path: of the folder.
           name: of the study.
           config_name: of the config that all runs start from.
-          before: folders of results whose runs count as done, see `report`.
 
         Raises:
-          UserError: it cannot be written, or is another study's, or there are no
-            results in one of `before`.
+          UserError: it cannot be written, or is another study's.
         """
         self._root = epath.Path(path if "://" in path else os.path.abspath(path))
         self._name, self._config_name = name, config_name
         self._summaries: dict[str, Mapping[str, Any]] = {}
-        for folder in before:
-            files = sorted(epath.Path(folder).glob("runs/*.json"))
-            if not files:
-                raise UserError(
-                    f"--done {folder!r} has no runs/*.json; give a folder that "
-                    "launch/report.py wrote"
-                )
-            for file in files:
-                record = read_json(file, "id", "summary")
-                self._summaries[record["id"]] = record["summary"]
-        self._elsewhere = set(self._summaries)
+        self._elsewhere: set[str] = set()
         try:
             (self._root / "runs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -59,6 +93,25 @@ class Records:
                 f"--workdir {path!r} is of the study {there!r}, not {name!r}; give "
                 "each study a folder of its own"
             )
+
+    def count_results(self, folder: str, planned: Mapping[str, Fields]) -> None:
+        """Counts the planned runs as done that are in a folder of results.
+
+        Args:
+          folder: of results.
+          planned: id -> the fields of its config.
+
+        Raises:
+          UserError: there are no results in it.
+        """
+        if not any(epath.Path(folder).glob("runs/*.json")):
+            raise UserError(
+                f"--done {folder!r} has no runs/*.json; give a folder that "
+                "launch/report.py wrote"
+            )
+        for id, record in read_results(epath.Path(folder), planned).items():
+            self._summaries[id] = record["summary"]
+            self._elsewhere.add(id)
 
     def folder(self, id: str) -> epath.Path:
         """The work folder of a run, where its students look for a teacher too."""
@@ -99,6 +152,7 @@ class Records:
                 "data": study.data,
                 "about": study.about,
                 "config": study.config,
+                "config_fields": planner.config_fields,
                 "arms": [p.name for p in study.arms],
                 "settings": [p.name for p in study.settings],
                 "seeds": list(study.seeds),

@@ -5,7 +5,7 @@ import dataclasses
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -41,6 +41,7 @@ class Runner:
         *,
         workers: int = 1,
         time_budget: float | None = None,
+        done: Sequence[str] = (),
     ):
         """A runner.
 
@@ -49,9 +50,11 @@ class Runner:
           records: of the folder.
           workers: processes, on CPUs each with its share of the cores.
           time_budget: seconds after which all has stopped; None for no limit.
+          done: folders of results whose runs count as done.
 
         Raises:
-          UserError: a study that cannot be, or numbers that make no sense.
+          UserError: an invalid study, numbers out of range, or a folder of `done`
+            without results.
         """
         cores = usable_cpus()
         if not 1 <= workers <= len(cores):
@@ -63,6 +66,9 @@ class Runner:
             raise UserError(f"--time_budget must be above 0, got {time_budget}")
         self._study, self._records = study, records
         self.planner = Planner(study)
+        planned = self.planner.possible() if done else {}
+        for folder in done:
+            records.count_results(folder, planned)
         self._cores = cores
         self._count = workers
         self._context = multiprocessing.get_context("spawn")  # JAX has threads

@@ -1,74 +1,78 @@
 """How long will a run take? From a few of its steps."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from introspect_jax import methods, models
-from introspect_jax.data.batches import padded_batches
 from introspect_jax.data.sources import Dataset
-from introspect_jax.methods import Teacher
+from introspect_jax.methods.teaching import untrained_teacher
+from introspect_jax.restore import load_config
 from introspect_jax.teachers import teacher_config
-from introspect_jax.train.experiment import Experiment, build, untrained_teacher
-from introspect_jax.train.restore import load_config
 from introspect_jax.train.state import deployed_variables
+from introspect_jax.train.trainer import build
 
 STEPS = 8
 
 
 def time_config(config: ConfigDict, dataset: Dataset) -> dict[str, float]:
-    """Seconds of a few steps and of a batch of evaluation, without their compilation.
+    """Seconds of a training step and of a whole run, without compilation and files.
 
     Args:
       config: of a run.
       dataset: of the config.
 
     Returns:
-      `step` and `total`, in seconds: the median of a step, and what a whole run takes
-      with its evaluations, without compilation and files.
+      `step`, the median of a few steps, and `total`, for all steps and evaluations.
     """
-    experiment = build(config, dataset, teacher=_untrained(config, dataset))
-    state = experiment.init_state()
-    batches = experiment.batches(0)
-    batch = next(batches)
-    step, _ = experiment.compile(state, batch)
-    seconds = []
-    for _ in range(STEPS + 1):
-        began = time.monotonic()
-        state, metrics = step(state, batch)
+    network = _teacher_network(config, dataset.num_classes)
+    trainer = build(config, dataset, teacher=network)
+    teacher = None
+    if network is not None:
+        image_shape = trainer.context.image_shape
+        teacher = untrained_teacher(network, image_shape, dataset.num_classes)
+    state = trainer.init_state()
+    batch = next(trainer.batches(trainer.constants(teacher)))
+    compiled, _ = trainer.compile(state, batch)
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch)
         jax.block_until_ready(metrics)
-        seconds.append(time.monotonic() - began)
-    one = float(np.median(seconds[1:]))  # the first may still load its program
+
+    one_step = _median_seconds(step, STEPS)
+    variables = deployed_variables(trainer.method, state)
+    size = config.eval_batch_size
+    some = dataset.train.subset(np.arange(min(size, len(dataset.train))))
+    one_batch = _median_seconds(lambda: trainer.evaluator(variables, some), 3)
     evaluations = -(-config.total_steps // config.eval_steps)
-    batches_read = evaluations * -(-len(dataset.validation) // config.eval_batch_size)
+    batches = evaluations * -(-len(dataset.validation) // size)
     if config.evaluate_test:
-        batches_read += -(-len(dataset.test) // config.eval_batch_size)
-    total = config.total_steps * one + batches_read * _evaluation(experiment, state)
-    return {"step": one, "total": total}
+        batches += -(-len(dataset.test) // size)
+    total = config.total_steps * one_step + batches * one_batch
+    return {"step": one_step, "total": total}
 
 
-def _evaluation(experiment: Experiment, state) -> float:
-    """Seconds of a batch."""
-    variables = deployed_variables(experiment.method, state)
-    size = experiment.config.eval_batch_size
-    part = experiment.dataset.train.subset(np.arange(min(size, 64)))
-    images, labels, _ = next(padded_batches(part, size, threads=0))
+def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
+    """The first call, which may compile or load a program, does not count."""
     seconds = []
-    for _ in range(4):
+    for _ in range(repeats + 1):
         began = time.monotonic()
-        jax.block_until_ready(experiment.eval_step(variables, images, labels))
+        function()
         seconds.append(time.monotonic() - began)
     return float(np.median(seconds[1:]))
 
 
-def _untrained(config: ConfigDict, dataset: Dataset) -> Teacher | None:
-    """A teacher that says nothing of use, at the cost of the real one."""
+def _teacher_network(config: ConfigDict, num_classes: int) -> nn.Module | None:
+    """The network of the teacher; an untrained one costs as much as the real one."""
     if not methods.teacher_kind(config.method.name):
         return None
     taught = teacher_config(config)
     if config.method.teacher:
         taught = load_config(config.method.teacher)
-    model = models.build(**taught.model, num_classes=dataset.num_classes)
-    return untrained_teacher(model, dataset.image_shape, dataset.num_classes)
+    return models.from_config(taught.model, num_classes)

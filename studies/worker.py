@@ -13,8 +13,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from introspect_jax import data
 from introspect_jax import run as whole_run
-from introspect_jax.data import sources
+from introspect_jax.config import lock
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import Stopped, UserError
 from introspect_jax.machine import enable_compilation_cache
@@ -65,10 +66,10 @@ def _do(
     datasets: dict[str, Dataset],
 ) -> Message:
     try:
-        config = ConfigDict(job["config"]).lock()
+        config = lock(ConfigDict(job["config"]))
         key = config.data.to_json()
         if key not in datasets:
-            datasets[key] = sources.load(config.data)
+            datasets[key] = data.load(config.data)
         if job["kind"] == "time":
             return "timed", job["id"], time_config(config, datasets[key])
         whole_run.run(

@@ -1,4 +1,4 @@
-"""`launch/main.py` as one of several processes, with a tiny network.
+"""`launch/main.py` as one of several processes, which may name the networks of tests.
 
     python tests/child.py LOG DEVICES FLAGS...
 
@@ -21,15 +21,14 @@ log, devices, *flags = sys.argv[1:]
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
 
-from tiny import build_tiny
-
-from introspect_jax import models
-from introspect_jax.data import sources
-from introspect_jax.train.experiment import Experiment
+from introspect_jax import data
+from introspect_jax.train.evaluator import Evaluator
 from introspect_jax.train.progress import Reporter
+from introspect_jax.train.trainer import Trainer
 
-models.build = build_tiny
-load = sources.load
+# For SIGTERM_IN.
+PHASES = {"compile": (Trainer, "compile"), "evaluate": (Evaluator, "__call__")}
+load = data.load
 
 
 def load_watched(*given, **options):
@@ -51,19 +50,20 @@ def advance(self, step):
         time.sleep(10_000)
 
 
-def stopped_inside(name):
-    """`Experiment.name` with a SIGTERM in the middle of its first call."""
-    method, called = getattr(Experiment, name), []
+def stopped_inside(phase):
+    """A SIGTERM comes in the middle of the first call of the phase."""
+    kind, name = PHASES[phase]
+    method, called = getattr(kind, name), []
 
     def watched(self, *given):
         if called:
             return method(self, *given)
-        called.append(name)
+        called.append(phase)
         ended = threading.Event()
 
         def send():
             time.sleep(0.05)
-            print(f"SIGTERM, {name} has ended: {ended.is_set()}", flush=True)
+            print(f"SIGTERM, {phase} has ended: {ended.is_set()}", flush=True)
             os.kill(os.getpid(), signal.SIGTERM)
 
         sender = threading.Thread(target=send)
@@ -73,12 +73,12 @@ def stopped_inside(name):
         sender.join()
         return result
 
-    setattr(Experiment, name, watched)
+    setattr(kind, name, watched)
 
 
 if os.environ.get("SIGTERM_IN"):
     stopped_inside(os.environ["SIGTERM_IN"])
-sources.load = load_watched
+data.load = load_watched
 Reporter.advance = advance
 sys.argv = [str(ROOT / "launch" / "main.py"), *flags]
 runpy.run_path(sys.argv[0], run_name="__main__")

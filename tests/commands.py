@@ -25,7 +25,8 @@ for line in sys.stdin:
     if not copy:
         os.chdir(folder)
         for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(os.path.join(output, name), os.O_CREAT | os.O_WRONLY), number)
+            file = os.open(os.path.join(output, name), os.O_CREAT | os.O_WRONLY)
+            os.dup2(file, number)
         sys.argv = [script, *arguments]
         runpy.run_path(script, run_name="__main__")
         sys.exit(0)

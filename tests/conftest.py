@@ -41,7 +41,6 @@ from introspect_jax.models import init_variables
 from introspect_jax.train.progress import Reporter
 from introspect_jax.train.trainer import build
 
-
 quick.install()
 
 

@@ -12,10 +12,12 @@ import time
 
 import pytest
 from conftest import ROOT
+from tiny import TINY
 
 from introspect_jax.processes import STOPPED
 
 FIELDS = {
+    "model.name": TINY,
     "batch_size": 32,
     "total_steps": 12,
     "log_steps": 2,

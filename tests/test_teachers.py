@@ -11,12 +11,10 @@ from conftest import Interrupted, interrupt_at
 from etils import epath
 from tiny import TINY
 
-from introspect_jax import data, teachers
+from introspect_jax import data, restore, teachers
 from introspect_jax import run as whole_run
 from introspect_jax.config import default_config, validate
 from introspect_jax.errors import UserError
-from introspect_jax.train import restore
-
 
 ANOTHER = "tiny:build_another"
 
@@ -212,6 +210,13 @@ def test_a_teacher_that_is_not_there_or_not_finished(trained, student, tmp_path)
         find(config, tmp_path / "run")
     with pytest.raises(UserError, match="is the work folder of this run"):
         find(teach(student, **{"method.teacher": str(trained)}), trained)
+
+
+def test_what_does_not_fit_is_said_before_a_teacher_is_trained(student, tmp_path):
+    config = teach(student, eval_batch_size=2**30)
+    with pytest.raises(UserError, match="more than the memory"):
+        whole_run.run("digits", config, str(tmp_path / "student"))
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
 @pytest.mark.parametrize("damaged", ["newest", "all", "gone", "summary", "config"])

@@ -8,7 +8,7 @@ command.
 from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD, introspective
 from studies import Study, chain, point, product
 
-GROUP_NORM = point("group norm", {"model.norm": "group"})
+GROUP_NORM = point("group norm", {"model.small_resnet.norm": "group"})
 
 
 def get_study(arg=None):

@@ -102,21 +102,9 @@ def load(config: ConfigDict, *, hold: bool = True) -> Dataset:
 
 
 def _load(config: ConfigDict) -> Dataset:
-    if not is_import_path(config.name):
-        return DOOR.get(config.name)[1].load(config)
-    dataset = checks.call(
-        load_object(config.name, "data"),
-        config,
-        path=config.name,
-        field="data",
-        options=config.options,
-    )
-    if not isinstance(dataset, Dataset):
-        raise UserError(
-            f"data.name={config.name!r} returned {type(dataset).__name__}, not an "
-            "introspect_jax.data.sources.Dataset"
-        )
-    return dataset
+    if is_import_path(config.name):
+        return DOOR.make_outside(config, config, wanted=Dataset)
+    return DOOR.get(config.name)[1].load(config)
 
 
 def _checked(dataset: Dataset, name: str) -> Dataset:
@@ -133,7 +121,7 @@ def _checked(dataset: Dataset, name: str) -> Dataset:
     for split in ("train", "test"):
         if len(getattr(dataset, split)) == 0:
             raise UserError(f"data set {name!r}: the {split} split is empty")
-    dtypes = {split: getattr(dataset, split).dtype for split in _SPLITS}
+    dtypes = {split: np.dtype(getattr(dataset, split).dtype) for split in _SPLITS}
     if len({*dtypes.values()}) > 1:
         raise UserError(
             f"data set {name!r}: images of all splits must be of one type, uint8 or "

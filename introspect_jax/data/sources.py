@@ -45,7 +45,14 @@ class Source:
         Raises:
           UserError: a source says other things of its images or labels than it gives.
         """
-        images, labels = self.read(self.numbers[positions])
+        numbers = self.numbers[positions]
+        images, labels = map(np.asarray, self.read(numbers))
+        if images.shape[:1] != numbers.shape or not _are_labels(labels, len(numbers)):
+            raise UserError(
+                f"a Source gave images of shape {images.shape} and labels of "
+                f"{labels.dtype} and shape {labels.shape} for {len(numbers)} examples; "
+                "labels are integers, one an image"
+            )
         if images.dtype != self.dtype:
             raise UserError(
                 f"a Source of {np.dtype(self.dtype)} images gave {images.dtype}: give "
@@ -140,7 +147,7 @@ def array_source(images: np.ndarray, labels: np.ndarray) -> Source:
     dtype('float32')
     """
     images, labels = _image_array(np.asarray(images)), np.asarray(labels)
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+    if not _are_labels(labels, len(images)):
         raise UserError(
             f"labels must be integers of shape {images.shape[:1]}, one an image, got "
             f"{labels.dtype} of shape {labels.shape}"
@@ -152,6 +159,11 @@ def array_source(images: np.ndarray, labels: np.ndarray) -> Source:
         in_memory=True,
         dtype=images.dtype,
     )
+
+
+def _are_labels(labels: np.ndarray, count: int) -> bool:
+    """Whether they are integers, one for each of `count` images."""
+    return labels.shape == (count,) and np.issubdtype(labels.dtype, np.integer)
 
 
 def _image_array(images: np.ndarray) -> np.ndarray:
@@ -173,8 +185,13 @@ def _image_array(images: np.ndarray) -> np.ndarray:
         return images
     if images.dtype == np.uint8:
         return images
+    if not np.issubdtype(images.dtype, np.integer):
+        raise UserError(
+            "images must be uint8, or floats in units of their own, got "
+            f"{images.dtype}; convert them"
+        )
     low, high = (images.min(), images.max()) if images.size else (0, 0)
-    if not np.issubdtype(images.dtype, np.integer) or not 0 <= low <= high <= 255:
+    if not 0 <= low <= high <= 255:
         raise UserError(
             "images must be uint8, or floats in units of their own, got "
             f"{images.dtype} from {low} to {high}; convert them"

@@ -157,10 +157,8 @@ def _network() -> bool:
 
     def ask() -> None:
         with contextlib.suppress(OSError, http.client.HTTPException):
-            try:
+            with contextlib.suppress(urllib.error.HTTPError):  # an answer too
                 urllib.request.urlopen(_NETWORK_PROBE, timeout=_NETWORK_SECONDS).close()
-            except urllib.error.HTTPError:
-                pass  # an answer too
             answers.append(True)
 
     thread = threading.Thread(target=ask, daemon=True)

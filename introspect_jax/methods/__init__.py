@@ -13,7 +13,6 @@ are `config.method.options`, and `factory.TEACHER` says the same as that of a fi
 from ml_collections import ConfigDict
 
 from introspect_jax import models
-from introspect_jax import options as checks
 from introspect_jax.doors import Door, is_import_path, load_object
 from introspect_jax.errors import UserError
 from introspect_jax.methods.base import BY_EXAMPLE, LAST_BATCH, MEAN, Context, Method
@@ -68,19 +67,7 @@ def make(config: ConfigDict, context: Context) -> Method:
       UserError: No such method, or options that are out of range.
     """
     if is_import_path(config.name):
-        method = checks.call(
-            load_object(config.name, "method"),
-            context,
-            path=config.name,
-            field="method",
-            options=config.options,
-        )
-        if not isinstance(method, Method):
-            raise UserError(
-                f"method.name={config.name!r} returned {type(method).__name__}, not an "
-                "introspect_jax.methods.Method"
-            )
-        return method
+        return DOOR.make_outside(config, context, wanted=Method)
     name, module = DOOR.get(config.name)
     return module.make(config[name], context)
 

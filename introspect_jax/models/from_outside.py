@@ -60,7 +60,13 @@ def _from_nnx(
     def made(rngs: Any) -> Any:
         return checks.call(factory, num_classes, rngs=rngs, **arguments)
 
-    kind = type(nnx.eval_shape(lambda: made(nnx.Rngs(0))))
+    kinds: list[type] = []
+
+    def note() -> None:
+        kinds.append(type(made(nnx.Rngs(0))))
+
+    nnx.eval_shape(note)
+    kind = kinds[0]
     if not issubclass(kind, nnx.Module):
         raise UserError(
             f"model.name={arguments['path']!r} takes rngs, and returned "

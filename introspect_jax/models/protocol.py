@@ -157,7 +157,8 @@ def with_constants(tree: PyTree, constants: PyTree) -> PyTree:
                 f"'prepare' of the network gave {got} for the constant "
                 f"{jax.tree_util.keystr(within)}, which has the shape {leaf.shape}"
             )
-        return jnp.asarray(value, leaf.dtype)
+        # Copied: a tree that holds a buffer twice cannot be donated.
+        return jnp.array(value, leaf.dtype)
 
     tree = jax.tree_util.tree_map_with_path(new, tree)
     if unused := given.keys() - seen:

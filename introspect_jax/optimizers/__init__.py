@@ -7,7 +7,6 @@ outside an optimizer is `factory(schedule, **options)`, as those of optax are:
 `optax:lion`. One that takes `weight_decay` and `mask` is given both.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -102,26 +101,18 @@ def make_optimizer(
 def _from_outside(
     config: ConfigDict, schedule: optax.Schedule, decayed: Callable[[PyTree], PyTree]
 ) -> optax.GradientTransformation:
-    factory = load_object(config.name, "optimizer")
-    handed = {"weight_decay": config.weight_decay, "mask": decayed}
-    handed = {name: v for name, v in handed.items() if checks.takes(factory, name)}
-    if "weight_decay" not in handed and config.weight_decay:
+    if config.weight_decay and not checks.takes(
+        load_object(config.name, "optimizer"), "weight_decay"
+    ):
         logging.warning(
             "%s takes no weight_decay: optimizer.weight_decay=%g is not used",
             config.name,
             config.weight_decay,
         )
-    made = checks.call(
-        factory,
+    return DOOR.make_outside(
+        config,
         schedule,
-        path=config.name,
-        field="optimizer",
-        options=config.options,
-        **handed,
+        wanted=optax.GradientTransformation,
+        weight_decay=config.weight_decay,
+        mask=decayed,
     )
-    if not (hasattr(made, "init") and hasattr(made, "update")) or inspect.isclass(made):
-        raise UserError(
-            f"optimizer.name={config.name!r} returned {type(made).__name__}, not an "
-            "optax.GradientTransformation"
-        )
-    return made

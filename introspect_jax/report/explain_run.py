@@ -25,8 +25,8 @@ from introspect_jax.explain import (
 from introspect_jax.explain.stability import parameter_paths
 from introspect_jax.models import last_layer, make_logits_fn, offers
 from introspect_jax.report import explained, figures
+from introspect_jax.restore import Run
 from introspect_jax.train.files import write_json
-from introspect_jax.train.restore import Run
 
 STRIPS = 4
 STRIP_CLASSES = 23
@@ -203,7 +203,7 @@ def read_folder(path: str, run: Run) -> np.ndarray:
         raise UserError(
             f"--images are pictures of 8 bits, and this run was trained on {run.dtype} "
             "images in units of their own; call run.logits_fn on such arrays instead "
-            "(introspect_jax.train.restore.load)"
+            "(introspect_jax.restore.load)"
         )
     folder = epath.Path(path)
     if not folder.is_dir():

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from introspect_jax.binding import bind
 from introspect_jax.data.preprocess import displayed
 from introspect_jax.explain import class_similarity, explain_fn
-from introspect_jax.train.restore import Run
+from introspect_jax.restore import Run
 
 NEIGHBOURS = 3
 

@@ -1,5 +1,6 @@
 """The pictures in a work folder."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
@@ -8,13 +9,14 @@ from ml_collections import ConfigDict
 
 from introspect_jax.binding import bind, for_pictures, needs, over_many
 from introspect_jax.data.batches import padded_batches
+from introspect_jax.errors import UserError
 from introspect_jax.explain import class_similarity, render
 from introspect_jax.models import last_layer, offers
 from introspect_jax.report import explained
 from introspect_jax.report.explained import Explained
+from introspect_jax.restore import Run
 from introspect_jax.train.devices import split
 from introspect_jax.train.files import read_lines
-from introspect_jax.train.restore import Run
 
 EXAMPLES = 6
 MATRIX_IMAGES = 2000
@@ -24,13 +26,9 @@ def draw_all(run: Run, workdir: epath.Path) -> None:
     """Draws every picture of a finished run into its folder."""
     render.save(curves(read_lines(workdir / "metrics.jsonl")), workdir / "curves.png")
     config = for_pictures(run.config)
-    missing = [part for part in needs(config) if not offers(run.model, part)]
-    if missing:
+    if missing := _missing(run.model, config):
         logging.warning(
-            "explanations.png and class_similarity.png are left out: the network "
-            "offers no %s, which explain.explanation=%s needs",
-            " and no ".join(missing),
-            config.explanation,
+            "explanations.png and class_similarity.png are left out: %s", missing
         )
         return
     pixels, labels = explained.choose(run, EXAMPLES)
@@ -39,6 +37,30 @@ def draw_all(run: Run, workdir: epath.Path) -> None:
     render.save(grid, workdir / "explanations.png")
     matrix = class_similarities(run, over_many(config))
     render.save(matrix, workdir / "class_similarity.png")
+
+
+def check(model: nn.Module, config: ConfigDict) -> None:
+    """Raises a UserError where `config.explain` asks for what the network does not
+    offer; what was not asked for is left out of the pictures.
+
+    Args:
+      model: The network.
+      config: The whole config.
+    """
+    missing = _missing(model, for_pictures(config))
+    if missing and (config.explain.explanation or config.explain.similarity):
+        raise UserError(f"{missing}; choose another explanation for the pictures")
+
+
+def _missing(model: nn.Module, config: ConfigDict) -> str:
+    """What the network lacks for this explanation, or nothing."""
+    parts = [part for part in needs(config) if not offers(model, part)]
+    if not parts:
+        return ""
+    return (
+        f"the network offers no {' and no '.join(parts)}, which "
+        f"explanation={config.explanation}, similarity={config.similarity} needs"
+    )
 
 
 def curves(records: list[dict]):

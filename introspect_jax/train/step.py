@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import optax
+from ml_collections import ConfigDict
 
 from introspect_jax.arrays import one_hot
 from introspect_jax.data.augment import augment
@@ -25,7 +26,7 @@ def make_train_step(
     method: Method,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    config,
+    config: ConfigDict,
     *,
     num_classes: int,
     preprocess: Preprocess,
@@ -52,43 +53,12 @@ def make_train_step(
       unit: Rows of a batch that stay together (`Method.sampler`).
     """
 
-    def part_of(state: TrainState, batch: Batch, number: Any) -> Part:
-        """What the examples of `batch`, part `number` of the step, say of it."""
-        index, seed = batch["index"], batch["seed"]
-        if "pool" in batch:
-            images, labels = (array[index] for array in batch["pool"])
-        else:
-            images, labels = batch["image"], batch["label"]
-        images, label_probs = augment(
-            preprocess.normalize(images),
-            one_hot(labels, num_classes),
-            index,
-            stream_key(seed, "augment", state.step),
-            config.data.augment,
-            preprocess.size,
-        )
-        key = stream_key(seed, "method", state.step)
-        if number is not None:
-            key = jax.random.fold_in(key, number)
-        examples = {"image": images, "label": label_probs, "index": index}
-        (loss, (model_state, carried, metrics)), gradients = jax.value_and_grad(
-            method.loss, has_aux=True
-        )(
-            state.params,
-            state.model_state,
-            state.method_state,
-            examples | {"constants": batch["constants"]},
-            state.step,
-            key,
-        )
-        mean, change = _carried(method, state.method_state, carried, number)
-        metrics = metrics | {"loss": loss}
-        return Part((gradients, model_state, mean, metrics), change)
-
     def pieces(state: TrainState, batch: Batch, number: Any) -> Part:
-        """The same, in as many pieces as gradients are accumulated over."""
+        """A part, in as many pieces as gradients are accumulated over."""
         return micro_batches(
-            lambda piece, n: part_of(state, piece, n),
+            lambda piece, n: _part(
+                method, config, num_classes, preprocess, state, piece, n
+            ),
             batch,
             config.accumulation_steps,
             unit,
@@ -128,6 +98,48 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def _part(
+    method: Method,
+    config: ConfigDict,
+    num_classes: int,
+    preprocess: Preprocess,
+    state: TrainState,
+    batch: Batch,
+    number: Any,
+) -> Part:
+    """What the examples of `batch` say of a step, of which they are part `number`; None
+    where there is but one."""
+    index, seed = batch["index"], batch["seed"]
+    if "pool" in batch:
+        images, labels = (array[index] for array in batch["pool"])
+    else:
+        images, labels = batch["image"], batch["label"]
+    images, label_probs = augment(
+        preprocess.normalize(images),
+        one_hot(labels, num_classes),
+        index,
+        stream_key(seed, "augment", state.step),
+        config.data.augment,
+        preprocess.size,
+    )
+    key = stream_key(seed, "method", state.step)
+    if number is not None:
+        key = jax.random.fold_in(key, number)
+    examples = {"image": images, "label": label_probs, "index": index}
+    (loss, (model_state, carried, metrics)), gradients = jax.value_and_grad(
+        method.loss, has_aux=True
+    )(
+        state.params,
+        state.model_state,
+        state.method_state,
+        examples | {"constants": batch["constants"]},
+        state.step,
+        key,
+    )
+    mean, change = _carried(method, state.method_state, carried, number)
+    return Part((gradients, model_state, mean, metrics | {"loss": loss}), change)
 
 
 def _carried(method: Method, before: Any, after: Any, number: Any) -> tuple[Any, Any]:

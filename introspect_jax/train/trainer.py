@@ -187,14 +187,15 @@ def build(
     method = methods.make(config.method, context)
     schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+    threads = config.data.read_threads
     loader = Loader(
-        source=dataset.train,
-        image_shape=dataset.image_shape,
-        positions=method.sampler or order,
-        mesh=parallel.mesh,
-        streams=streams,
-        threads=config.data.read_threads,
-        fixed={"seed": np.asarray(config.seed, np.uint32), **parallel.arguments},
+        dataset.train,
+        dataset.image_shape,
+        method.sampler or order,
+        parallel.mesh,
+        streams,
+        threads,
+        {"seed": np.asarray(config.seed, np.uint32), **parallel.arguments},
     )
     step = make_train_step(
         method,
@@ -208,11 +209,7 @@ def build(
     )
     everywhere = replicated(parallel.mesh)
     evaluator = Evaluator(
-        method.model,
-        preprocess,
-        parallel.mesh,
-        config.eval_batch_size,
-        config.data.read_threads,
+        method.model, preprocess, parallel.mesh, config.eval_batch_size, threads
     )
     return Trainer(
         config,

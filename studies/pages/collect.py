@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from introspect_jax.config import fields
 from introspect_jax.errors import UserError
 from introspect_jax.train.files import read_json, read_lines
+from studies.records import read_results
 
 # What is kept of every record of metrics.jsonl.
 _CURVES = {
@@ -85,28 +86,34 @@ def collect(workdir: str, output: epath.Path) -> Collected:
             f"--output {str(output)!r} has results of the study {there!r}, not of "
             f"{study['name']!r}; give another folder"
         )
-    committed = {}
-    for file in (output / "runs").glob("*.json"):
-        record = read_json(file, "id", "phase")
-        committed[record["id"]] = record
-    records = {}
-    for entry in study["runs"]:
-        folder = root / entry["folder"]
-        if (folder / "summary.json").exists():
-            record = _record(study, entry, folder)
-            _check_device(record, committed.get(entry["id"]), output)
-            records[entry["id"]] = record
-        elif entry["id"] in committed:
-            # Of the same config, but perhaps under another name then.
-            names = ("phase", "setting", "arm", "trial", "seed")
-            renamed = {name: entry[name] for name in names}
-            records[entry["id"]] = committed[entry["id"]] | renamed
+    records = _records(study, root, output)
     if not any(record["phase"] == "final" for record in records.values()):
         raise UserError(f"no final run of the study in {workdir!r} is finished yet")
     needed = ("setting", "arm", "trial", "seed", "message")
     files = sorted((root / "failed").glob("*.json"))
     failed = [read_json(file, *needed) for file in files]
     return Collected(study, records, failed, root)
+
+
+def _records(
+    study: dict[str, Any], root: epath.Path, output: epath.Path
+) -> dict[str, dict[str, Any]]:
+    """Id -> record of every finished run, from its folder or from the results."""
+    # Studies of earlier versions do not have the fields of their config file.
+    plain = study.get("config_fields", {})
+    planned = {entry["id"]: plain | entry["changes"] for entry in study["runs"]}
+    committed = read_results(output, planned)
+    records = {}
+    for entry in study["runs"]:
+        id, folder = entry["id"], root / entry["folder"]
+        if (folder / "summary.json").exists():
+            records[id] = _record(study, entry, folder)
+            _check_device(records[id], committed.get(id), output)
+        elif id in committed:
+            # It may have had another name then.
+            names = ("phase", "setting", "arm", "trial", "seed")
+            records[id] = committed[id] | {name: entry[name] for name in names}
+    return records
 
 
 def _check_device(

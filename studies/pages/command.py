@@ -6,11 +6,12 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from introspect_jax.binding import for_pictures, over_many
 from introspect_jax.errors import UserError
 from introspect_jax.explain import render
 from introspect_jax.report import figures
+from introspect_jax.restore import Run, load
 from introspect_jax.train.files import write_json, write_text
-from introspect_jax.train.restore import Run, load_run
 from studies.pages import charts, page, statistics, tables
 from studies.pages.collect import Collected, collect
 
@@ -106,22 +107,20 @@ def _heat_maps(collected: Collected, target: epath.Path) -> list[str]:
         name = f"class_similarity_{slug}.png"
         folder = collected.workdir / folders[finals[seed]["id"]]
         if (folder / "checkpoints").exists():
+            caption = charts.words(arm, setting, study, finals[seed])
             try:
-                run = load_run(str(folder))
-            except (
-                UserError
-            ) as error:  # the data are not here, say: what was drawn stays
+                drawing = _heat_map(load(str(folder)), caption)
+            except UserError as error:  # such as missing data; an older picture stays
                 logging.warning("%s is not drawn: %s", name, error)
             else:
-                caption = charts.words(arm, setting, study, finals[seed])
-                render.save(_heat_map(run, caption), target / name, dpi=80)
+                render.save(drawing, target / name, dpi=80)
         if (target / name).exists():
             names.append(name)
     return names
 
 
 def _heat_map(run: Run, caption: str):
-    config = run.experiment.config.method.introspective
-    figure = figures.class_similarities(run.experiment, run.variables, config)
+    config = over_many(for_pictures(run.config))
+    figure = figures.class_similarities(run, config)
     figure.suptitle(caption, fontsize=9)
     return figure

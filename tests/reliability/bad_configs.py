@@ -2,11 +2,15 @@
 
     python tests/reliability/bad_configs.py [--json=FILE] [--count=200] [--commands=20]
 
+Beside those that are drawn there are those of `config_cases.LISTED`, most of them about
+parts from outside (`outside.py`), for which the line must say what is wrong.
+
 Every case takes a config of configs/, with one of its arguments, and corrupts one field
 (on the command line, or in a config file of its own) or the argument. It then goes, in
 this process, through what launch/main.py does before it compiles: the flags are parsed,
-`cli.read_config`, `data.sources.load`, `run.prepare`. Some are also run as commands, on
-the digits and for 2 steps, where what is accepted must end by itself.
+`cli.read_config`, `data.load`, and `run.run` until it writes the config. Some are also
+run as commands, on the digits and for 2 steps, where what is accepted must end by
+itself.
 
 TFDS sets that are not prepared on the machine are replaced by blank images of the same
 number, shape and classes, behind the same interface; the output says which.
@@ -15,6 +19,7 @@ number, shape and classes, behind the same interface; the output says which.
 import argparse
 import collections
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -29,17 +34,18 @@ from unittest import mock
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "reliability")]
+TESTS = [str(ROOT / "tests"), str(ROOT / "tests" / "reliability")]
+sys.path[:0] = [str(ROOT), *TESTS]
 
 import numpy as np
 from absl import flags
 from common import TooLong, limit, parse_arguments, write_result
-from config_cases import Case, command_line, draw_cases
+from config_cases import LISTED, LISTED_LATE, Case, command_line, draw_cases, flags_of
 from etils import epath
 from ml_collections import config_flags
 
-from introspect_jax import cli, methods, run
-from introspect_jax.data import sources, tfds_reader
+from introspect_jax import cli, data, methods, run
+from introspect_jax.data import tfds_reader
 from introspect_jax.data.sources import Dataset, Source, cut
 from introspect_jax.errors import UserError
 
@@ -52,12 +58,16 @@ BLANK = {
 }
 # Of config.data: what changes which images are loaded.
 LOADED = ("name", "data_dir", "train_split", "test_split", "validation_fraction")
-LOADED += ("train_examples", "label_noise", "load_size", "device_megabytes")
+LOADED += ("train_examples", "label_noise", "load_size", "device_megabytes", "options")
 IN_PROCESS_SECONDS, COMMAND_SECONDS = 180, 420
 MEMORY_BYTES = 16 * 2**30
 
 
-class Data:
+class _Accepted(Exception):
+    """Nothing is left but to train."""
+
+
+class Loader:
     """Loads data sets; those as the configs have them are kept."""
 
     def __init__(self):
@@ -67,12 +77,12 @@ class Data:
         self.blank: set[str] = set()
 
     def load(self, config, *, keep: bool = False) -> Dataset:
-        """`sources.load(config)`, with blank images for what is not prepared."""
+        """`data.load(config)`, with blank images for what is not prepared."""
         key = repr([(name, config[name]) for name in LOADED])
         if key in self._kept:
             return self._kept[key]
         with mock.patch.object(tfds_reader, "load", self._tfds):
-            dataset = sources.load(config)
+            dataset = data.load(config)
         if keep:
             self._kept[key] = dataset
         return dataset
@@ -125,14 +135,18 @@ def blank(config) -> Dataset:
     )
 
 
-def attempt(arguments: list[str], folder: pathlib.Path, data: Data) -> tuple[str, str]:
+def attempt(
+    arguments: list[str], folder: pathlib.Path, loader: Loader
+) -> tuple[str, str]:
     """What launch/main.py does before it compiles, in this process.
 
     Returns:
       `"accepted"`, `"refused"` or `"failure"`, and the line that was said.
     """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    define = functools.partial(config_flags.DEFINE_config_file, flag_values=values)
+    with mock.patch.object(config_flags, "DEFINE_config_file", define):
+        cli.define_config_flag()
     said = io.StringIO()
 
     argv = ["main.py", *arguments]
@@ -142,13 +156,17 @@ def attempt(arguments: list[str], folder: pathlib.Path, data: Data) -> tuple[str
             limit(IN_PROCESS_SECONDS),
             mock.patch.object(flags, "FLAGS", values),
             mock.patch("sys.argv", argv),
+            # The config is written when all parts are known to fit.
+            mock.patch.object(run, "write_config", side_effect=_Accepted),
             contextlib.redirect_stderr(said),
             contextlib.redirect_stdout(said),
         ):
             cli._parse(argv)
             name, config = cli.read_config()
             workdir = epath.Path(folder) / "run"
-            run.prepare(name, config, workdir, dataset=data.load(config.data))
+            dataset = loader.load(config.data)
+            run.run(name, config, str(workdir), dataset=dataset)
+    except _Accepted:
         return "accepted", ""
     except UserError as error:
         said = io.StringIO(f"error: {error}\n")
@@ -184,6 +202,7 @@ def run_command(arguments: list[str], folder: pathlib.Path) -> tuple[str, str]:
     """
     workdir = folder / "run"
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": ""}
+    quick["PYTHONPATH"] = os.pathsep.join(TESTS)
     words = [sys.executable, str(ROOT / "launch" / "main.py"), *arguments]
     words.append(f"--workdir={workdir}")
     try:
@@ -207,8 +226,30 @@ def run_command(arguments: list[str], folder: pathlib.Path) -> tuple[str, str]:
     if verdict == "refused" and (workdir / "config.json").exists():
         if " at step " in line:
             return "accepted, diverged", line
-        return "failure", f"refused after it began: {line}"
+        return "refused after it began", line
     return verdict, line
+
+
+def judge_listed(loader: Loader, late: bool = True) -> list[dict[str, Any]]:
+    """A row for each of `LISTED`, and of `LISTED_LATE`, as commands, if wanted."""
+    rows = []
+    cases = [(name, LISTED[name], "in process", "refused") for name in LISTED]
+    for name in LISTED_LATE if late else ():
+        cases.append((name, LISTED_LATE[name], "as command", "refused after it began"))
+    for name, (fields, said), where, expected in cases:
+        with tempfile.TemporaryDirectory() as made:
+            folder, began = pathlib.Path(made), time.monotonic()
+            arguments = flags_of(fields)
+            if where == "in process":
+                verdict, line = attempt(arguments, folder, loader)
+            else:
+                verdict, line = run_command(arguments, folder)
+        row = {"where": "listed", "case": name, "verdict": verdict, "line": line}
+        row["line"] = line.replace(str(ROOT), "").replace(made, "").strip()
+        if verdict != expected or said not in line:
+            row["verdict"] = "failure"
+        rows.append(row | {"seconds": round(time.monotonic() - began, 1)})
+    return rows
 
 
 def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
@@ -217,7 +258,7 @@ def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
     Returns:
       What is written as JSON; `failures` is empty where all is well.
     """
-    data = Data()
+    loader = Loader()
     rows: list[dict[str, Any]] = []
     groups = [("in process", draw_cases(count, seed))]
     if commands:
@@ -229,13 +270,15 @@ def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
                 arguments = command_line(case, folder)
                 began = time.monotonic()
                 if where == "in process":
-                    _load_base(case, data)
+                    _load_base(case, loader)
                     began = time.monotonic()
-                    verdict, line = attempt(arguments, folder, data)
+                    verdict, line = attempt(arguments, folder, loader)
                 else:
                     if case.field != "total_steps" or case.value is None:
                         arguments.append("--config.total_steps=2")
                     verdict, line = run_command(arguments, folder)
+                    if verdict == "refused after it began":
+                        verdict, line = "failure", f"{verdict}: {line}"
             row = {"where": where, "case": case.describe(), "verdict": verdict}
             row["seconds"] = round(time.monotonic() - began, 1)
             if verdict == "failure":
@@ -245,25 +288,26 @@ def main(count: int, commands: int, seed: int, verbose: bool) -> dict[str, Any]:
                 print(
                     f"{verdict}: {where}: {case.describe()}: {line[:160]}", flush=True
                 )
+    rows += judge_listed(loader)
     counts: dict[str, dict[str, int]] = {}
-    for where, _ in groups:
+    for where in dict.fromkeys(row["where"] for row in rows):
         found = collections.Counter(r["verdict"] for r in rows if r["where"] == where)
         counts[where] = dict(sorted(found.items()))
         seconds = max(r["seconds"] for r in rows if r["where"] == where)
         told = ", ".join(f"{n} {v}" for v, n in counts[where].items())
         print(f"{where}: {sum(found.values())} cases: {told}; longest {seconds} s")
-    print(f"data: read {sorted(data.real)}, blank images for {sorted(data.blank)}")
+    print(f"data: read {sorted(loader.real)}, blank images for {sorted(loader.blank)}")
     return {
         "seed": seed,
         "counts": counts,
-        "data_read": sorted(data.real),
-        "data_blank": sorted(data.blank),
+        "data_read": sorted(loader.real),
+        "data_blank": sorted(loader.blank),
         "failures": [row for row in rows if row["verdict"] == "failure"],
         "cases": rows,
     }
 
 
-def _load_base(case: Case, data: Data) -> None:
+def _load_base(case: Case, loader: Loader) -> None:
     """The data of the config as it is, outside of what is timed."""
     import importlib.util
 
@@ -274,7 +318,7 @@ def _load_base(case: Case, data: Data) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     argument = case.argument if case.field else None
-    dataset = data.load(module.get_config(argument).data, keep=True)
+    dataset = loader.load(module.get_config(argument).data, keep=True)
     if dataset.train.in_memory:
         dataset.train.take(np.arange(1))
 

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from common import TooLong, limit
 from etils import epath
+from tiny import TINY
 
-from introspect_jax import run
+from introspect_jax import data, run
+from introspect_jax.binding import for_pictures
 from introspect_jax.config import default_config
-from introspect_jax.data import sources
 from introspect_jax.errors import UserError
 from introspect_jax.report.explain_run import explain_run
-from introspect_jax.train.restore import load_run
+from introspect_jax.restore import load
 from studies import command as study_command
 from studies.design import file_name, load_study
 from studies.pages.command import report
@@ -37,7 +38,9 @@ def get_study(arg=None):
     return Study(
         question="Is anything run?",
         config={config!r},
-        fields={{"total_steps": 2, "batch_size": 32, "eval_steps": 1}},
+        fields={{
+            "model.name": {model!r}, "total_steps": 2, "batch_size": 32, "eval_steps": 1
+        }},
         arms=chain(
             point("standard", {{"method.name": "standard"}}),
             point("smooth", {{"method.name": "label_smoothing"}}),
@@ -156,7 +159,7 @@ class Bench:
     def make(self) -> None:
         """A teacher, its student, a study, its results, and a folder of images."""
         config = self.config
-        config.data.name = "digits"
+        config.data.name, config.model.name = "digits", TINY
         config.batch_size, config.eval_batch_size = 32, 64
         config.total_steps, config.eval_steps, config.checkpoint_steps = 2, 1, 1
         taught = config.copy_and_resolve_references()
@@ -167,7 +170,7 @@ class Bench:
         config.method.name, config.method.teacher = "kd", str(self.now / "teacher")
         self._run(config, "run")
         digits = str(ROOT / "configs" / "digits.py")
-        self.study_file.write_text(STUDY.format(config=digits))
+        self.study_file.write_text(STUDY.format(config=digits, model=TINY))
         name, study = load_study(str(self.study_file))
         planner = Planner(study)
         records = Records(str(self.now / "study"), name, file_name(study.config))
@@ -200,19 +203,19 @@ class Bench:
         now = self.now
 
         def explain():
-            found = load_run(str(now / "run"))
-            options = found.experiment.config.method.introspective
+            found = load(str(now / "run"))
+            config = for_pictures(found.config)
             output = epath.Path(now / "run" / "explained")
             images = str(now / "images" / "a")
             explain_run(
-                found, options, output, num_examples=2, metric_images=2, images=images
+                found, config, output, num_examples=2, metric_images=2, images=images
             )
 
         def images():
             config = default_config().data
             config.name, config.data_dir = "folder", str(now / "images")
             config.load_size, config.validation_fraction = 8, 0.0
-            dataset = sources.load(config)
+            dataset = data.load(config)
             for split in (dataset.train, dataset.test):
                 split.take(np.arange(len(split)))
 
@@ -226,8 +229,8 @@ class Bench:
             "main": lambda: run.run(
                 "digits", self.config, str(now / "run"), pictures=False
             ),
-            "evaluate": lambda: load_run(str(now / "run")),
-            "teacher": lambda: load_run(str(now / "teacher")),
+            "evaluate": lambda: load(str(now / "run")),
+            "teacher": lambda: load(str(now / "teacher")),
             "explain": explain,
             "images": images,
             "report": lambda: report(str(now / "study"), str(now / "results" / "one")),

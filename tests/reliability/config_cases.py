@@ -5,6 +5,7 @@ import pathlib
 import random
 from typing import Any
 
+from introspect_jax import methods
 from introspect_jax.config import default_config, fields
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -34,6 +35,108 @@ SUITED: dict[type, tuple[str, ...]] = {
     str: ("empty", "unknown name", "huge", "none"),
     tuple: ("wrong length", "negative", "zero", "huge", "tiny", "not a number"),
 }
+# Group of options -> what selects it.
+CHOSEN = {
+    **{f"method.{name}": f"method.name={name}" for name in methods.modules()},
+    **{
+        f"model.{file}": f"model.name={name}"
+        for file, name in (
+            ("resnet", "resnet18"),
+            ("small_resnet", "resnet8"),
+            ("wide_resnet", "wrn10_1"),
+            ("vgg", "vgg11"),
+            ("vit", "vit_ti4"),
+        )
+    },
+}
+
+
+def _outside() -> dict[str, tuple[tuple[str, ...], str]]:
+    """Mistakes that any part from outside may have."""
+    taken = {"optimizer": ("optimizer.weight_decay=0.0",)}
+    found = {}
+    for part, name in (
+        ("model", "resnet8"),
+        ("data", "digits"),
+        ("method", "kd"),
+        ("optimizer", "adamw"),
+    ):
+        path = f"{part}.name=outside"
+        text, more = f"{path}:returns_text", taken.get(part, ())
+        cases = {
+            "an option of the package": (
+                (f"{part}.name={name}", f"{part}.options.x=1"),
+                f"{part}.options.x: options are for import paths",
+            ),
+            "a group": ((text, f"{part}.options=1"), f"config.{part}.options"),
+            "an unknown group": (
+                (f"{part}.nonsense.x=1",),
+                f"unknown field config.{part}.nonsense.x",
+            ),
+            "no module": ((f"{part}.name=nowhere:make",), "no module 'nowhere'"),
+            "no module inside": ((f"{path}.more:make",), "no module 'outside.more'"),
+            "no object": ((f"{path}:nothing",), "nothing of that name"),
+            "no function": ((f"{path}:NOT_CALLABLE",), "not callable"),
+            "an unknown option": ((text, f"{part}.options.x=1", *more), "options: "),
+            "a group of options": ((text, f"{part}.options.a.b=1", *more), "'a'"),
+            "an option that is missing": ((f"{path}:needs_size", *more), "'size'"),
+            "another result": ((text, *more), "returned str"),
+        }
+        found |= {f"{part}: {what}": case for what, case in cases.items()}
+    return found
+
+
+def _data(name: str, said: str) -> tuple[tuple[str, ...], str]:
+    fields = ("batch_size=32", "method.name=standard", "total_steps=2")
+    return (f"data.name=outside:{name}", *fields), said
+
+
+# What is wrong -> fields beside those of configs/digits.py, and what the line must say.
+LISTED = _outside() | {
+    "an unknown stem": (
+        ("model.name=resnet18", "model.resnet.stem=round"),
+        "model.resnet.stem",
+    ),
+    "a field of before": (("model.stem=small",), "unknown field config.model.stem"),
+    "a teacher from nowhere": (
+        ("method.name=kd", "method.teacher_model=nowhere:make"),
+        "no module 'nowhere'",
+    ),
+    "model: another number of outputs": (
+        ("model.name=outside:another_head",),
+        "logits of shape",
+    ),
+    "model: no train": (("model.name=outside:without_train",), "(images, train)"),
+    "model: linen with rngs": (("model.name=outside:linen_with_rngs",), "NNX module"),
+    "method: an entry that is not named": (
+        ("method.name=outside:carries_unknown",),
+        "['memory']",
+    ),
+    "data: pixels above 255": _data("large_pixels", "must be uint8"),
+    "data: pixels of text": _data("text_pixels", "must be uint8"),
+    "data: pixels that are no numbers": _data("nan_pixels", "not finite"),
+    "data: images of two axes": _data("flat_images", "[n, height, width, channels]"),
+    "data: another type than is said": _data("another_dtype", "gave float64"),
+    "data: int64": _data("odd_dtype", "uint8 or float32, got int64"),
+    "data: a type for each split": _data("two_dtypes", "of one type"),
+    "data: another shape than is said": _data("another_shape", "(8, 8, 1)"),
+    "data: one class": _data("one_class", "at least 2"),
+    "data: no images": _data("no_images", "is empty"),
+    "data: labels of floats": _data("float_labels", "labels must be integers"),
+    "data: columns of labels": _data("columns_of_labels", "labels must be integers"),
+    "data: too few labels": _data("too_few_labels", "labels must be integers"),
+    "data: no labels": _data("no_labels", "labels must lie in 0..1"),
+    "data: a reader of float labels": _data("read_float_labels", "labels"),
+    "data: a reader of columns": _data("read_columns", "labels"),
+    "data: a reader of too few labels": _data("read_too_few", "labels"),
+    "data: a reader of text": _data("read_text", "images"),
+}
+# What is seen when all of a split is read: of the training split before the first step,
+# of the test split after the last.
+LISTED_LATE = {
+    "data: one wrong label": _data("one_wrong_label", "labels must lie in 0..1"),
+    "data: wrong labels of the test": _data("wrong_test_labels", "labels must lie in"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +146,8 @@ class Case:
     Attributes:
       config: name of the file in configs/.
       argument: of it, or None.
-      method: which is selected; "" for that of the config.
+      chosen: the field that selects what has the option, as `method.name=kd`; "" for
+        what the config selects.
       field: that is set; "" where the argument is the mistake.
       value: of the field.
       kind: of `KINDS`.
@@ -52,7 +156,7 @@ class Case:
 
     config: str
     argument: str | None
-    method: str
+    chosen: str
     field: str
     value: Any
     kind: str
@@ -127,20 +231,28 @@ def draw_cases(count: int, seed: int, only: str | None = None) -> list[Case]:
             suited = draw.random() < 0.6
             kind = draw.choice(SUITED[type(known[field])] if suited else KINDS)
             value = corrupted(kind, known[field], draw)
-            # The options of a method matter where it is the one that is used.
+            # Options of a method or a network matter where it is the one in use.
             part = field.split(".")
-            method = part[1] if part[0] == "method" and len(part) == 3 else ""
+            chosen = CHOSEN.get(".".join(part[:2]), "") if len(part) == 3 else ""
             if kind == "unknown field":
                 field += draw.choice(["x", ".x"])
-            case = Case(name, argument, method, field, value, kind, draw.random() < 0.5)
+            case = Case(name, argument, chosen, field, value, kind, draw.random() < 0.5)
         found.setdefault(case.describe(), case)
     return list(found.values())
+
+
+def flags_of(fields: tuple[str, ...]) -> list[str]:
+    """The flags of an entry of `LISTED`."""
+    given = [f"--config.{field}" for field in fields]
+    if not any(field.startswith("model.name=") for field in fields):
+        given.insert(0, "--config.model.name=tiny:build_tiny")
+    return [f"--config={ROOT / 'configs' / 'digits.py'}", *given]
 
 
 def command_line(case: Case, folder: pathlib.Path) -> list[str]:
     """The flags of the case; a config file of its own lies in `folder`."""
     path = str(ROOT / "configs" / f"{case.config}.py")
-    chosen = [f"--config.method.name={case.method}"] if case.method else []
+    chosen = [f"--config.{case.chosen}"] if case.chosen else []
     if case.on_command_line:
         if case.argument is not None:
             path += f":{case.argument}"

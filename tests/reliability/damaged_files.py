@@ -9,19 +9,27 @@ import pathlib
 import shutil
 from collections.abc import Callable
 
-from damage import Warnings, apply, damages
+from damage import Damage, Warnings, apply, damages
 from etils import epath
 from ml_collections import ConfigDict
+from tiny import TINY
 
+from introspect_jax import data, teachers
 from introspect_jax import run as whole_run
-from introspect_jax import teachers
 from introspect_jax.config import default_config
 from introspect_jax.errors import UserError
+from introspect_jax.restore import load
 from introspect_jax.train.files import write_json
 from introspect_jax.train.progress import Metrics
 from introspect_jax.workdir import open_workdir, write_config
 
 SCORES = {"top1": 0.5, "top5": 0.75, "nll": 1.5, "ece": 0.125}
+ABOUT = {
+    "class_names": ["a", "b"],
+    "image_shape": [8, 8, 1],
+    "dtype": "uint8",
+    "examples": {"train": 64, "validation": 8, "test": 8},
+}
 SUMMARY = {
     "name": "digits",
     "method": "standard",
@@ -43,6 +51,19 @@ RECORDS = [
 ]
 
 
+# In data.json: JSON that describes no data.
+NO_DATA: tuple[dict, ...] = (
+    {"examples": {}},
+    {"examples": [1]},
+    {"examples": {"train": "many"}},
+    {"image_shape": [8, 8]},
+    {"image_shape": [8, 8, -1]},
+    {"image_shape": "8x8"},
+    {"class_names": 10},
+    {"class_names": [1, 2]},
+)
+
+
 class _Anew(Exception):
     """A run goes on to train."""
 
@@ -51,7 +72,7 @@ def written(folder: pathlib.Path) -> ConfigDict:
     """A work folder without checkpoints; its config."""
     config = default_config()
     workdir = open_workdir(str(folder), config)
-    write_config(workdir, config)
+    write_config(workdir, config, ABOUT)
     write_json(workdir / "summary.json", SUMMARY)
     write_json(workdir / "teacher.json", TEACHER)
     lines = [json.dumps(record) + "\n" for record in RECORDS]
@@ -67,17 +88,17 @@ def read_config(folder: pathlib.Path, config: ConfigDict) -> bool:
 
 def read_summary(folder: pathlib.Path, config: ConfigDict) -> bool:
     """Whether it is shown; else the run is finished anew."""
-    load = whole_run.sources.load
+    kept = data.load
 
     def stop(config, **options):
         raise _Anew
 
-    whole_run.sources.load = stop
+    data.load = stop
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return whole_run.run("digits", config, str(folder)) == SUMMARY
     finally:
-        whole_run.sources.load = load
+        data.load = kept
 
 
 def read_teacher(folder: pathlib.Path, config: ConfigDict) -> bool:
@@ -92,12 +113,39 @@ def read_metrics(folder: pathlib.Path, config: ConfigDict) -> bool:
     return [json.loads(line) for line in lines] == RECORDS
 
 
+def trained(folder: pathlib.Path) -> ConfigDict:
+    """The work folder of a short run; its config."""
+    config = default_config()
+    config.data.name, config.model.name, config.method.name = "digits", TINY, "standard"
+    config.batch_size = config.eval_batch_size = 64
+    config.total_steps = 1
+    with contextlib.redirect_stdout(io.StringIO()):
+        whole_run.run("digits", config, str(folder), pictures=False)
+    return config
+
+
+def read_data(folder: pathlib.Path, config: ConfigDict) -> bool:
+    """Whether a network is restored with the classes and shapes that it had."""
+    found = load(str(folder))
+    digits = data.load(config.data)
+    return (found.class_names, found.image_shape) == (
+        digits.class_names,
+        digits.image_shape,
+    )
+
+
 READERS: dict[str, Callable[[pathlib.Path, ConfigDict], bool]] = {
     "config.json": read_config,
     "summary.json": read_summary,
     "teacher.json": read_teacher,
     "metrics.jsonl": read_metrics,
+    "data.json": read_data,
 }
+
+
+def changed(changes: dict) -> Damage:
+    """Sets entries of an object."""
+    return lambda content: json.dumps(json.loads(content) | changes).encode()
 
 
 def outcome_of(read: Callable[[], bool], heard: Warnings) -> str:
@@ -132,11 +180,15 @@ def judge(file: str, damage: str, outcome: str) -> bool:
 def check_files(scratch: pathlib.Path, flips: int) -> list[dict]:
     """Every file x every damage, and what reading it comes to."""
     rows = []
-    whole = scratch / "whole"
-    config = written(whole)
+    folders = {True: scratch / "run", False: scratch / "whole"}
+    configs = {True: trained(folders[True]), False: written(folders[False])}
     heard = Warnings()
     for name, read in READERS.items():
-        for kind, damage in damages((whole / name).stat().st_size, flips):
+        whole, config = folders[name == "data.json"], configs[name == "data.json"]
+        kinds = list(damages((whole / name).stat().st_size, flips))
+        if name == "data.json":
+            kinds += [(str(changes), changed(changes)) for changes in NO_DATA]
+        for kind, damage in kinds:
             folder = scratch / "case"
             shutil.copytree(whole, folder)
             apply(folder / name, damage)

@@ -3,7 +3,7 @@
     python tests/reliability/images.py [--json=FILE] [--damaged=400]
 
 A case is a folder of two classes with one strange file (or folder) in it, read through
-`data.sources.load`. What is expected: the right pixels, an error in one line with the
+`data.load`. What is expected: the right pixels, an error in one line with the
 path, or that the file is left out. Then images are damaged at random: each must be
 decoded to the right shape or raise an OSError, which the reader puts in that line.
 """
@@ -40,8 +40,8 @@ from image_cases import (
 )
 from PIL import Image
 
+from introspect_jax import data
 from introspect_jax.config import default_config
-from introspect_jax.data import sources
 from introspect_jax.data.images import decode
 from introspect_jax.errors import UserError
 
@@ -62,7 +62,7 @@ def load(root: pathlib.Path) -> np.ndarray:
     config = default_config().data
     config.name, config.data_dir, config.load_size = "folder", str(root), SIZE
     config.validation_fraction = 0.0
-    dataset = sources.load(config)
+    dataset = data.load(config)
     splits = (dataset.train, dataset.test)
     return np.concatenate([split.take(np.arange(len(split)))[0] for split in splits])
 

@@ -37,12 +37,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 # The innermost of these that the main thread is in; the first that matches counts.
 PHASES = (
     ("pictures", r'figures\.py", line \d+ in draw_all'),
-    ("evaluation", r'experiment\.py", line \d+ in evaluate\n(.*\n)*.* in _run_steps'),
-    ("final test evaluation", r'experiment\.py", line \d+ in evaluate'),
+    ("evaluation", r'evaluator\.py", line \d+ in __call__\n(.*\n)*.* in _evaluate'),
+    ("final test evaluation", r'evaluator\.py", line \d+ in __call__'),
     ("restoring", r'checkpoint\.py", line \d+ in (restore_best|_restore)'),
     ("checkpoint write", r'checkpoint\.py", line \d+ in (save|wait|close)'),
-    ("compilation", r'experiment\.py", line \d+ in compile'),
-    ("steps", r'loop\.py", line \d+ in _run_steps'),
+    ("compilation", r'trainer\.py", line \d+ in compile'),
+    ("steps", r'loop\.py", line \d+ in run'),
     ("before the first step", r'loop\.py", line \d+ in train'),
     ("end of the run", r" in (_show|write_json|describe_device|describe_versions)"),
 )

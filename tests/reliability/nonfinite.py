@@ -17,16 +17,15 @@ import jax
 import jax.numpy as jnp
 import workfolders
 from etils import epath
-from tiny import build_tiny
+from tiny import TINY
 
-from introspect_jax import models
+from introspect_jax import data, methods
 from introspect_jax import run as whole_run
-from introspect_jax.config import default_config
-from introspect_jax.data import sources
+from introspect_jax.config import default_config, lock
 from introspect_jax.errors import UserError
 from introspect_jax.methods import Method
-from introspect_jax.train import experiment as experiments
 from introspect_jax.train.checkpoint import Checkpoints
+from introspect_jax.train.trainer import build
 
 VALUES = {"NaN": jnp.nan, "+inf": jnp.inf, "-inf": -jnp.inf}
 STEPS, LOG_STEPS, CHECKPOINT_STEPS = 12, 4, 3
@@ -63,7 +62,7 @@ def poison(at: int, value: float, leaves: str) -> Iterator[None]:
       value: what is added to the first entry.
       leaves: "all" leaves of the parameters, the "first" or the "last".
     """
-    make = experiments.methods.make
+    make = methods.make
 
     def poisoning(config, context) -> Method:
         method = make(config, context)
@@ -79,18 +78,18 @@ def poison(at: int, value: float, leaves: str) -> Iterator[None]:
 
         return dataclasses.replace(method, loss=loss)
 
-    experiments.methods.make = poisoning
+    methods.make = poisoning
     try:
         yield
     finally:
-        experiments.methods.make = make
+        methods.make = make
 
 
 def config_of(method: str = "standard", **optimizer):
     """A run of twelve steps on the digits."""
     config = default_config()
     config.data.name = "digits"
-    config.model.name = "resnet8"
+    config.model.name = TINY
     config.method.name = method
     config.batch_size = 32
     config.total_steps = STEPS
@@ -100,7 +99,7 @@ def config_of(method: str = "standard", **optimizer):
     config.checkpoints_kept = STEPS
     config.average_decay = 0.5
     config.optimizer.update(optimizer)
-    return config.lock()
+    return lock(config)
 
 
 def not_finite(state) -> list[str]:
@@ -124,8 +123,8 @@ def check(folder: pathlib.Path, config, at: int, value: str, leaves: str) -> dic
             whole_run.run("digits", config, str(folder), pictures=False)
     except UserError as error:
         said = str(error)
-    dataset = sources.load(config.data)
-    like = experiments.build(config, dataset, jax.devices()[:1]).abstract_state()
+    dataset = data.load(config.data)
+    like = build(config, dataset, jax.devices()[:1]).abstract_state()
     checkpoints = Checkpoints(epath.Path(folder), STEPS)
     saved = dict(checkpoints.restore_all(like))
     checkpoints.close()
@@ -153,17 +152,16 @@ def check(folder: pathlib.Path, config, at: int, value: str, leaves: str) -> dic
 
 @contextlib.contextmanager
 def small_runs() -> Iterator[None]:
-    """Runs train a tiny network on the first device, however many there are."""
-    build, model = whole_run.build, models.build
+    """Runs train on the first device, however many there are."""
 
     def on_one(config, dataset, **options):
         return build(config, dataset, jax.devices()[:1], **options)
 
-    whole_run.build, models.build = on_one, build_tiny
+    whole_run.build = on_one
     try:
         yield
     finally:
-        whole_run.build, models.build = build, model
+        whole_run.build = build
 
 
 def check_recovery(scratch: pathlib.Path, at: int) -> dict:

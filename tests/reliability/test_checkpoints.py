@@ -14,8 +14,6 @@ from etils import epath
 
 from introspect_jax import run as whole_run
 
-pytestmark = pytest.mark.usefixtures("tiny_model")
-
 
 def wrong(rows):
     return [row for row in rows if not row["ok"]]

@@ -44,14 +44,26 @@ def test_the_judge_of_images_can_say_no(tmp_path):
 
 
 @READS_CONFIGS
-def test_configs_with_a_mistake(tiny_model, tmp_path):
-    data, verdicts = bad_configs.Data(), []
+def test_configs_with_a_mistake(tmp_path):
+    loader, verdicts = bad_configs.Loader(), []
     for case in config_cases.draw_cases(20, 5, "digits"):
         arguments = config_cases.command_line(case, tmp_path)
-        verdict, line = bad_configs.attempt(arguments, tmp_path, data)
+        verdict, line = bad_configs.attempt(arguments, tmp_path, loader)
         assert verdict != "failure", (case.describe(), line)
         verdicts.append(verdict)
     assert min(verdicts.count("accepted"), verdicts.count("refused")) > 1
+
+
+@READS_CONFIGS
+def test_parts_from_outside_with_a_mistake(tmp_path):
+    loader = bad_configs.Loader()
+    rows = bad_configs.judge_listed(loader, late=False)
+    assert len(rows) > 60
+    assert [row for row in rows if row["verdict"] == "failure"] == []
+    options = ("model.name=outside:takes_width", "model.options.width=3")
+    for fields in (options, ("data.name=outside:good", "method.name=standard")):
+        fields = config_cases.flags_of((*fields, "batch_size=32"))
+        assert bad_configs.attempt(fields, tmp_path, loader) == ("accepted", "")
 
 
 @READS_CONFIGS
@@ -63,8 +75,8 @@ def test_a_config_that_breaks_the_code_is_a_failure(monkeypatch, tmp_path):
     def breaks(*given, **more):
         raise KeyError("seed")
 
-    monkeypatch.setattr(bad_configs.run, "prepare", breaks)
-    verdict, line = bad_configs.attempt(arguments, tmp_path, bad_configs.Data())
+    monkeypatch.setattr(bad_configs.run, "run", breaks)
+    verdict, line = bad_configs.attempt(arguments, tmp_path, bad_configs.Loader())
     assert verdict == "failure"
     assert line.startswith("KeyError: 'seed'")
     monkeypatch.setattr(bad_configs, "IN_PROCESS_SECONDS", 1)
@@ -73,8 +85,8 @@ def test_a_config_that_breaks_the_code_is_a_failure(monkeypatch, tmp_path):
         while True:
             pass
 
-    monkeypatch.setattr(bad_configs.run, "prepare", hangs)
-    verdict, line = bad_configs.attempt(arguments, tmp_path, bad_configs.Data())
+    monkeypatch.setattr(bad_configs.run, "run", hangs)
+    verdict, line = bad_configs.attempt(arguments, tmp_path, bad_configs.Loader())
     assert (verdict, line[:7]) == ("failure", "TooLong")
 
 

@@ -5,9 +5,9 @@
 A run with a teacher, a study of two runs and its results are made, with a tiny network.
 Then every file in them is replaced, one at a time and all at once, by what runs code
 where it is unpickled, imported or handed to another program, and what reads the folder
-is called: `run.run` (launch/main.py), `load_run` (evaluation, explanations, teachers),
-`explain_run`, `report`, `write_index`, and the study with `--done`. An audit hook
-watches for unpickling, new processes and foreign code, and each bomb would leave a
+is called: `run.run` (launch/main.py), `restore.load` (evaluation, explanations,
+teachers), `explain_run`, `report`, `write_index`, and the study with `--done`. An audit
+hook watches for unpickling, new processes and foreign code, and each bomb would leave a
 file. That hook and bombs work is shown first, by setting them off.
 """
 
@@ -33,9 +33,6 @@ import numpy as np
 from absl import logging
 from bombs import SECONDS, Bench
 from common import parse_arguments, write_result
-from tiny import build_tiny
-
-from introspect_jax import models
 
 
 def control(bench: Bench) -> list[str]:
@@ -94,7 +91,7 @@ def plan(bench: Bench, every: int) -> list[tuple[str, str, dict[str, bytes]]]:
     others = [name for name in run_files if "/checkpoints/" not in name]
     plant("evaluate", [name for name in checkpoints if "/checkpoints/2/" in name])
     plant("main", others, "pickle", "JSON with tags")
-    plant("evaluate", ["run/config.json"], *kinds)
+    plant("evaluate", ["run/config.json", "run/data.json"], *kinds)
     plant("teacher", ["teacher/config.json", "teacher/summary.json"], "pickle")
     plant("report", bench.files("results"), "pickle")
     study = [name for name in bench.files("study") if "/checkpoints/" not in name]
@@ -174,38 +171,27 @@ def main(every: int = 1, verbose: bool = False) -> dict[str, Any]:
     Returns:
       What is written as JSON; `failures` is empty where all is well.
     """
-    kept = models.build
-
-    def tiny(name, num_classes, **options):
-        del options
-        kept(name, num_classes)  # unknown names are refused as ever
-        return build_tiny(name, num_classes)
-
     failures, traces = [], []
     told: collections.Counter[str] = collections.Counter()
     opened = 0
-    models.build = tiny
-    try:
-        with tempfile.TemporaryDirectory() as made:
-            bench = Bench(pathlib.Path(made).resolve())
-            with contextlib.redirect_stdout(io.StringIO()):
-                bench.make()
-            failures += control(bench)
-            attempts = plan(bench, every)
-            for reader, what, planted in attempts:
-                row = bench.attempt(reader, planted)
-                outcome, name = row["outcome"], f"{reader}: {what}"
-                opened += row["opened"]
-                known = outcome in ("read", "refused in one line")
-                told[outcome if known else "another error"] += 1
-                if not known:
-                    traces.append(f"{name}: {outcome}".replace(made, ""))
-                failures += [f"{name}: {e}".replace(made, "") for e in row["executed"]]
-                if verbose or row["executed"] or not known:
-                    print(f"{name}: {outcome} {row['executed']}", flush=True)
-            failures += from_its_folder(bench)
-    finally:
-        models.build = kept
+    with tempfile.TemporaryDirectory() as made:
+        bench = Bench(pathlib.Path(made).resolve())
+        with contextlib.redirect_stdout(io.StringIO()):
+            bench.make()
+        failures += control(bench)
+        attempts = plan(bench, every)
+        for reader, what, planted in attempts:
+            row = bench.attempt(reader, planted)
+            outcome, name = row["outcome"], f"{reader}: {what}"
+            opened += row["opened"]
+            known = outcome in ("read", "refused in one line")
+            told[outcome if known else "another error"] += 1
+            if not known:
+                traces.append(f"{name}: {outcome}".replace(made, ""))
+            failures += [f"{name}: {e}".replace(made, "") for e in row["executed"]]
+            if verbose or row["executed"] or not known:
+                print(f"{name}: {outcome} {row['executed']}", flush=True)
+        failures += from_its_folder(bench)
     print(
         f"{len(attempts)} attempts: {dict(told)}; Python opened {opened} of the files"
     )

@@ -6,9 +6,8 @@ import shutil
 
 import pytest
 from etils import epath
-from tiny import build_tiny
+from tiny import TINY
 
-from introspect_jax import models
 from introspect_jax import run as whole_run
 from introspect_jax.config import default_config
 from introspect_jax.errors import UserError
@@ -22,33 +21,30 @@ SOME = ("gradient, projection", "Grad-CAM, cosine")
 def trained(tmp_path_factory):
     """A run with three checkpoints, and its teacher."""
     folder, config = tmp_path_factory.mktemp("agreement"), default_config()
-    config.data.name = "digits"
+    config.model.name, config.data.name = TINY, "digits"
     config.batch_size, config.eval_batch_size = 32, 64
     config.total_steps, config.log_steps = 6, 2
     config.checkpoint_steps = config.eval_steps = 2
     config.checkpoints_kept = 3
     config.method.name = "standard"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "build", build_tiny)
-        for seed, name in ((0, "run"), (1, "teacher")):
-            config.seed = seed
-            whole_run.run("digits", config, str(folder / name), pictures=False)
+    for seed, name in ((0, "run"), (1, "teacher")):
+        config.seed = seed
+        whole_run.run("digits", config, str(folder / name), pictures=False)
     return folder
 
 
 @pytest.fixture
-def pair(trained, tiny_model, tmp_path, monkeypatch):
+def pair(trained, tmp_path, monkeypatch):
     """A copy of both; the page is of a few forms."""
     monkeypatch.setattr(agreements, "FORMS", {name: forms.FORMS[name] for name in SOME})
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
-def test_page(pair):
-    output = epath.Path(pair / "out")
-    rows = agreements.agreement(
-        str(pair / "run"), str(pair / "teacher"), output, num_images=100
-    )
+def test_page(pair, monkeypatch):
+    monkeypatch.chdir(pair)
+    output = epath.Path("out")
+    rows = agreements.agreement("run", "teacher", output, num_images=100)
     assert sorted({row["step"] for row in rows}) == [2, 4, 6]
     names = {row["form"] for row in rows}
     assert names == {

@@ -156,6 +156,23 @@ def test_results_count_where_the_runs_are_gone(study, written, tmp_path):
     assert {p.name: p.read_bytes() for p in output.rglob("*.*")} == before
 
 
+def test_results_of_other_defaults_do_not_count(study, written, tmp_path, caplog):
+    """Though their ids are those of runs of the study."""
+    results, folder = tmp_path / "results", tmp_path / "study"
+    shutil.copytree(written[0], results)
+    folder.mkdir()
+    shutil.copy(written[0] / "study.json", folder)
+    (file,) = (results / "runs").glob("helps-seed-0-*")
+    record = json.loads(file.read_text())
+    record["config"]["optimizer.warmup"] = 0.5
+    file.write_text(json.dumps(record))
+    summary = report(str(folder), str(results))
+    assert "optimizer.warmup=0.5, the study 0.05" in caplog.text
+    (row,) = (r for r in summary["settings"][0]["rows"] if r["arm"] == "helps")
+    assert row["seeds"] == [1, 2, 3]
+    assert "- helps, seeds 0" in (results / "README.md").read_text()
+
+
 def test_what_is_said(written):
     text = (written[0] / "README.md").read_text()
     assert "# Does it help?" in text
@@ -291,31 +308,6 @@ def test_times_are_told_only_where_runs_are_alike():
         shared = statistics._cost(runs(*own), runs(*base))
         assert math.isnan(shared["step_seconds_ratio"])
         assert shared["flops_per_step_ratio"] == 1.0
-
-
-RESULTS = sorted(p.parent for p in ROOT.glob("results/*/study.json"))
-
-
-@pytest.mark.parametrize("folder", RESULTS, ids=lambda path: path.name)
-def test_committed_pages_are_those_of_their_records(folder, tmp_path):
-    """Nothing on them was typed, and nothing is left of an earlier version."""
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    report(str(copy), str(copy))
-    for name in ("README.md", "statistics.json", "table.csv", "table.tex"):
-        assert (copy / name).read_text() == (folder / name).read_text(), (
-            f"python launch/report.py --workdir={folder.relative_to(ROOT)} --output="
-            f"{folder.relative_to(ROOT)} makes it anew"
-        )
-
-
-def test_the_committed_index_is_that_of_the_results(tmp_path):
-    committed = (ROOT / "results" / "README.md").read_text()
-    # Only what it lists: others may have been made here since.
-    for name in re.findall(r"\]\((\w+)/README\.md\)", committed):
-        shutil.copytree(ROOT / "results" / name, tmp_path / "results" / name)
-    text = write_index(str(tmp_path / "results"))
-    assert text == committed, "python launch/report.py --index=results makes it anew"
 
 
 def test_not_a_study(tmp_path):

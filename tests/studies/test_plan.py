@@ -1,11 +1,12 @@
 """From a study to its runs."""
 
 import pytest
+import tiny
 from conftest import ROOT
 
 from introspect_jax.config import config_hash, fields
 from introspect_jax.errors import UserError
-from studies import Study, chain, point, sweep
+from studies import Study, chain, point, product, sweep
 from studies.design import load_study
 from studies.plan import Planner
 
@@ -118,6 +119,31 @@ def test_tuning_chooses_on_validation_and_then_runs():
     assert {r.config.method.label_smoothing.epsilon for r in finals} == {0.1}
     assert all(r.config.evaluate_test for r in finals)
     assert planner.arms_of(plan)[""]["smoothing"] == {r.seed: r.id for r in finals}
+    # The final runs of the two that were not chosen were possible too.
+    possible = planner.possible()
+    assert {r.id: fields(r.config) for r in plan.runs}.items() <= possible.items()
+    assert len(possible) == len(plan.runs) + 2 * 2
+
+
+def test_options_of_parts_from_outside(monkeypatch):
+    """Which no default config knows."""
+
+    def build(num_classes, width):
+        return tiny.build_tiny(num_classes)
+
+    monkeypatch.setattr(tiny, "build_with_width", build, raising=False)
+    own = {"model.name": "tiny:build_with_width"}
+    widths = sweep("model.options.width", [2, 4])
+    arms = chain(ARMS[:1], product(point("own", own), widths))
+    runs = Planner(make(arms=arms, seeds=(0,))).plan({}).runs
+    assert [r.config.model.options.to_dict() for r in runs] == [
+        {},
+        {"width": 2},
+        {"width": 4},
+    ]
+    # The method's name is that of the config file.
+    assert runs[2].changes == own | {"model.options.width": 4}
+    assert len({r.id for r in runs}) == 3
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import fake_worker
 import pytest
 from conftest import ROOT
 
+from introspect_jax.config import fields
 from introspect_jax.errors import UserError
 from studies import Study, chain, command, point, runner, sweep
 from studies.records import Records
@@ -120,17 +121,40 @@ def test_a_folder_is_one_process_alone(tmp_path):
         start(make(STANDARD), tmp_path).run()
 
 
-def test_what_results_have_is_not_done_again(tmp_path):
+def write_results(folder, run, **changes):
+    """The record of a run in a folder of results, its config as `changes` say."""
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    record = {
+        "id": run.id,
+        "phase": run.phase,
+        "config": fields(run.config) | changes,
+        "summary": {"validation": None, "seconds": 1.0},
+    }
+    (folder / "runs" / f"{run.id}.json").write_text(json.dumps(record))
+
+
+def test_what_results_have_is_not_done_again(tmp_path, caplog):
     study = make(STANDARD)
-    id = runner.Planner(study).plan({}).runs[0].id
-    (tmp_path / "results" / "runs").mkdir(parents=True)
-    record = {"id": id, "summary": {"validation": None, "seconds": 1.0}}
-    (tmp_path / "results" / "runs" / "x.json").write_text(json.dumps(record))
-    records = Records(
-        str(tmp_path / "study"), "small", "digits", [str(tmp_path / "results")]
-    )
-    assert Runner(study, records).run() == {}
+    run = runner.Planner(study).plan({}).runs[0]
+    # Of a version that had another field: what both have is the same.
+    write_results(tmp_path / "results", run, was="before")
+    done = [str(tmp_path / "results")]
+    assert start(study, tmp_path / "study", done=done).run() == {}
     assert len(summaries(tmp_path / "study")) == 1
+    assert not caplog.records
+
+
+def test_results_of_other_defaults_are_done_again(tmp_path, caplog):
+    study = make(STANDARD)
+    for run in runner.Planner(study).plan({}).runs:
+        write_results(tmp_path / "results", run, **{"data.mean": [0.1]})
+    done = [str(tmp_path / "results")]
+    found = start(study, tmp_path / "study", done=done)
+    (warning,) = caplog.messages
+    assert "2 records in" in warning
+    assert "data.mean=[0.1], the study [0.305]" in warning
+    assert found.run() == {}
+    assert len(summaries(tmp_path / "study")) == 2
 
 
 def test_a_teacher_known_from_results_alone_is_trained_again(tmp_path):
@@ -138,12 +162,8 @@ def test_a_teacher_known_from_results_alone_is_trained_again(tmp_path):
     study = make(STANDARD, TAUGHT)
     teacher = runner.Planner(study).plan({}).runs[0]
     assert teacher.phase == "teacher"
-    (tmp_path / "results" / "runs").mkdir(parents=True)
-    record = {"id": teacher.id, "summary": {"validation": None, "seconds": 1.0}}
-    (tmp_path / "results" / "runs" / "x.json").write_text(json.dumps(record))
-    done = [str(tmp_path / "results")]
-    records = Records(str(tmp_path / "study"), "small", "digits", done)
-    found = Runner(study, records)
+    write_results(tmp_path / "results", teacher)
+    found = start(study, tmp_path / "study", done=[str(tmp_path / "results")])
     assert found.run() == {}
     assert found.missing() == 0
     assert len(summaries(tmp_path / "study")) == 5
@@ -154,7 +174,7 @@ def test_folders_of_other_studies_and_no_results(tmp_path):
     with pytest.raises(UserError, match="of the study 'small', not 'other'"):
         Records(str(tmp_path), "other", "digits")
     with pytest.raises(UserError, match=r"--done .* has no runs"):
-        Records(str(tmp_path / "new"), "small", "digits", [str(tmp_path / "none")])
+        start(make(STANDARD), tmp_path / "new", done=[str(tmp_path / "none")])
     (tmp_path / "study.json").write_text("{")
     with pytest.raises(UserError, match=r"study\.json' is damaged"):
         Records(str(tmp_path), "small", "digits")

@@ -57,7 +57,8 @@ class Recorded:
 def test_replicas_are_what_pmap_does(experiment):
     """The function of a device under `jax.pmap`, then the same update: the same bits.
 
-    They are the mean of what a replica says on each device.
+    They are the mean of what a replica says on each device. Fused as for users: else an
+    update of its own is compiled otherwise than one within a step.
     """
     made = experiment(8, **PMAPPED, **{"method.name": "ps_kd"})
     config, recorded = made.config, Recorded()

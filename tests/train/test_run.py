@@ -30,6 +30,11 @@ def one_device(monkeypatch):
     monkeypatch.setattr(whole_run, "build", on_one)
 
 
+def trained(config, path, **options):
+    """A run without its pictures, which take longer than its steps."""
+    return whole_run.run("digits", config, str(path), pictures=False, **options)
+
+
 def lines(path):
     """The records, without what depends on the clock."""
     records = [json.loads(line) for line in (path / "metrics.jsonl").open()]
@@ -103,7 +108,7 @@ def test_newest_and_best_checkpoints_are_kept(finished):
 
 def test_a_finished_run_is_shown_and_not_touched(finished, digits_config, capsys):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
-    summary = whole_run.run("digits", digits_config.lock(), str(finished))
+    summary = trained(digits_config.lock(), finished)
     assert "finished before" in capsys.readouterr().out
     assert summary == json.loads((finished / "summary.json").read_text())
     after = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
@@ -117,9 +122,9 @@ def test_continued_equals_uninterrupted(
     with monkeypatch.context() as patch:
         interrupt_at(patch, step)
         with pytest.raises(Interrupted):
-            whole_run.run("digits", digits_config.lock(), str(tmp_path))
+            trained(digits_config.lock(), tmp_path)
     assert not (tmp_path / "summary.json").exists()
-    summary = whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    summary = trained(digits_config.lock(), tmp_path)
     wanted = json.loads((finished / "summary.json").read_text())
     for name in ("state_sha256", "test", "validation", "steps"):
         assert summary[name] == wanted[name]
@@ -131,14 +136,11 @@ def test_stopped_when_asked_and_continued(finished, digits_config, tmp_path, ste
     """Between two checkpoints, and where one is due."""
     asked = iter(range(100))
     with pytest.raises(Stopped, match=f"stopped at step {step} of 12"):
-        whole_run.run(
-            "digits",
-            digits_config.lock(),
-            str(tmp_path),
-            should_stop=lambda now: next(asked) == step,
+        trained(
+            digits_config.lock(), tmp_path, should_stop=lambda now: next(asked) == step
         )
     assert step in {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
-    summary = whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    summary = trained(digits_config.lock(), tmp_path)
     wanted = json.loads((finished / "summary.json").read_text())
     for name in ("state_sha256", "test", "validation", "steps"):
         assert summary[name] == wanted[name]
@@ -155,9 +157,7 @@ def test_a_choice_does_not_read_the_test_split(digits_config, tmp_path, monkeypa
     monkeypatch.setattr(data, "load", unreadable)
     digits_config.total_steps = 2
     digits_config.evaluate_test = False
-    summary = whole_run.run(
-        "digits", digits_config.lock(), str(tmp_path), pictures=False
-    )
+    summary = trained(digits_config.lock(), tmp_path)
     assert summary["test"] is None
     assert summary["validation"]["last"]["top1"] >= 0
     assert not list(tmp_path.glob("*.png"))
@@ -167,7 +167,7 @@ def test_another_config_does_not_touch_the_folder(finished, digits_config):
     digits_config.seed = 1
     digits_config.optimizer.learning_rate = 0.2
     with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.1 there, 0\.2"):
-        whole_run.run("digits", digits_config.lock(), str(finished))
+        trained(digits_config.lock(), finished)
 
 
 def test_a_mistake_leaves_nothing_that_its_correction_collides_with(
@@ -175,26 +175,26 @@ def test_a_mistake_leaves_nothing_that_its_correction_collides_with(
 ):
     digits_config.batch_size = 5000
     with pytest.raises(UserError, match="1293 training examples"):
-        whole_run.run("digits", digits_config, str(tmp_path))
+        trained(digits_config, tmp_path)
     assert not (tmp_path / "config.json").exists()
 
 
 def test_a_folder_that_cannot_be_written(digits_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        whole_run.run("digits", digits_config, str(tmp_path / "file" / "run"))
+        trained(digits_config, tmp_path / "file" / "run")
 
 
 def test_a_damaged_config_is_named(finished, digits_config, tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(UserError, match=r"config\.json.* is damaged"):
-        whole_run.run("digits", digits_config, str(tmp_path))
+        trained(digits_config, tmp_path)
 
 
 def test_without_validation_the_last_state_is_the_best(digits_config, tmp_path):
     digits_config.data.validation_fraction = 0.0
     digits_config.total_steps = 4
-    summary = whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    summary = trained(digits_config.lock(), tmp_path)
     assert summary["validation"] is None
     assert summary["test"]["best"] == summary["test"]["last"]
     assert summary["examples"]["train"] == 1437
@@ -221,10 +221,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path, monkey
     with pytest.raises(
         UserError, match=r"loss at step 7 is inf; .* of step 6, is kept"
     ):
-        whole_run.run("digits", digits_config.lock(), str(tmp_path))
+        trained(digits_config.lock(), tmp_path)
     assert {int(p.name) for p in (tmp_path / "checkpoints").iterdir()} >= {6}
     monkeypatch.setattr(trainers.Trainer, "compile", compiling)
-    assert whole_run.run("digits", digits_config.lock(), str(tmp_path))
+    assert trained(digits_config.lock(), tmp_path)
 
 
 def test_parameters_that_overflow_are_not_saved(digits_config, tmp_path):
@@ -232,14 +232,14 @@ def test_parameters_that_overflow_are_not_saved(digits_config, tmp_path):
     digits_config.optimizer.learning_rate = 1e39
     digits_config.eval_steps = 1
     with pytest.raises(UserError, match=r"at step 1 is .*there is no checkpoint yet"):
-        whole_run.run("digits", digits_config.lock(), str(tmp_path))
+        trained(digits_config.lock(), tmp_path)
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_damaged_summary_is_written_anew(finished, digits_config, tmp_path):
     folder = unfinished(finished, tmp_path / "run")
     (folder / "summary.json").write_text('{"name": ')
-    found = whole_run.run("digits", digits_config.lock(), str(folder))
+    found = trained(digits_config.lock(), folder)
     wanted = json.loads((finished / "summary.json").read_text())
     assert found["state_sha256"] == wanted["state_sha256"]
 
@@ -265,9 +265,9 @@ def test_a_disk_that_fails_is_not_a_damaged_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "_restore", failing)
         with pytest.raises(UserError, match="nothing was changed"):
-            whole_run.run("digits", digits_config.lock(), str(folder))
+            trained(digits_config.lock(), folder)
     assert not (folder / "damaged").exists()
-    assert whole_run.run("digits", digits_config.lock(), str(folder))
+    assert trained(digits_config.lock(), folder)
 
 
 def unfinished(finished, target):
@@ -330,7 +330,7 @@ def test_a_damaged_newest_checkpoint_costs_nothing_but_time(
         p for p in (folder / "checkpoints" / "12" / "state").rglob("d/*") if p.is_file()
     ]
     damage_flip(max(data, key=lambda p: p.stat().st_size))
-    summary = whole_run.run("digits", digits_config.lock(), str(folder))
+    summary = trained(digits_config.lock(), folder)
     wanted = json.loads((finished / "summary.json").read_text())
     assert summary["state_sha256"] == wanted["state_sha256"]
     assert summary["test"] == wanted["test"]
@@ -343,6 +343,6 @@ def test_nothing_but_damage_is_an_error(finished, digits_config, tmp_path):
         if path.is_file() and path.stat().st_size:
             damage_truncate(path)
     with pytest.raises(UserError, match=r"every checkpoint .* is damaged") as caught:
-        whole_run.run("digits", digits_config.lock(), str(folder))
+        trained(digits_config.lock(), folder)
     assert "\n" not in str(caught.value)
-    assert whole_run.run("digits", digits_config.lock(), str(folder))
+    assert trained(digits_config.lock(), folder)

@@ -28,6 +28,19 @@ def steps(experiment, count, start=0, state=None):
     return state, metrics
 
 
+# Of tests that no method matters to: compiled sooner, and once.
+STANDARD = {"method.name": "standard"}
+# They carry nothing and see one example at a time, and so share the step of others:
+# of `standard`, of `kd`, of other sources of introspection.
+LIKE_OTHERS = (
+    "complement_entropy",
+    "confidence_penalty",
+    "label_smoothing",
+    "tf_kd_reg",
+    "tf_kd_self",
+    "introspective, random",
+    "introspective, average",
+)
 VARIANTS = {
     **{name: {} for name in modules()},
     "kd, permuted": {"method.kd.component": "permuted"},
@@ -37,7 +50,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_OTHERS else [])
+        for name in VARIANTS
+    ],
+)
 def test_every_method_resumes_and_takes_any_number_of_devices(
     experiment, variant, tmp_path
 ):
@@ -47,12 +66,11 @@ def test_every_method_resumes_and_takes_any_number_of_devices(
     if "introspective" in variant:
         config["method.introspective.ramp_up"] = 0.0
     made = experiment(1, **config)
-    one, _ = steps(made, 3)
-
     before, _ = steps(made, 2)
     checkpoints = Checkpoints(epath.Path(tmp_path), 1)
     checkpoints.save(before, {"validation": None})
     checkpoints.wait()
+    one, _ = steps(made, 1, start=2, state=before)
     restored, _ = checkpoints.restore_newest(made.abstract_state())
     checkpoints.close()
     resumed, _ = steps(made, 1, start=2, state=restored)
@@ -68,7 +86,7 @@ def test_every_method_resumes_and_takes_any_number_of_devices(
 
 @pytest.mark.fused
 def test_streaming_equals_memory_bit_for_bit(experiment):
-    resident = experiment(1)
+    resident = experiment(1, **STANDARD)
     assert not resident.loader.streams
     wanted, _ = steps(resident, 4)
     streaming = experiment(1, **{"data.device_megabytes": 0, "data.read_threads": 2})
@@ -79,15 +97,15 @@ def test_streaming_equals_memory_bit_for_bit(experiment):
 
 
 def test_a_run_is_a_function_of_its_seed(experiment):
-    first, _ = steps(experiment(1, seed=3), 3)
-    again, _ = steps(experiment(1, seed=3), 3)
-    other, _ = steps(experiment(1, seed=4), 3)
+    first, _ = steps(experiment(1, seed=3, **STANDARD), 3)
+    again, _ = steps(experiment(1, seed=3, **STANDARD), 3)
+    other, _ = steps(experiment(1, seed=4, **STANDARD), 3)
     assert state_sha256(first) == state_sha256(again)
     assert state_sha256(first) != state_sha256(other)
 
 
 def test_continuing_in_the_middle(experiment):
-    made = experiment(1)
+    made = experiment(1, **STANDARD)
     whole, _ = steps(made, 6)
     half, _ = steps(made, 3)
     rest, _ = steps(made, 3, start=3, state=half)
@@ -114,7 +132,7 @@ def test_peers_cost_what_they_are(experiment):
 
 
 def test_seeds_share_one_program(experiment):
-    made = experiment(1)
+    made = experiment(1, **STANDARD)
     steps(made, 2)
     batch = dict(next(made.batches(0)))
     batch["seed"] = jax.device_put(np.uint32(9), batch["seed"].sharding)
@@ -125,6 +143,7 @@ def test_seeds_share_one_program(experiment):
 def test_weight_decay_on_kernels_only(experiment):
     """With no gradient only the decayed leaves move."""
     changes = {
+        **STANDARD,
         "optimizer.momentum": 0.0,
         "optimizer.weight_decay": 0.5,
         "optimizer.schedule": "constant",
@@ -143,7 +162,7 @@ def test_weight_decay_on_kernels_only(experiment):
 
 
 def test_average_follows_and_is_what_is_deployed(experiment):
-    made = experiment(1, average_decay=0.5)
+    made = experiment(1, average_decay=0.5, **STANDARD)
     start = made.init_state()
     before = jax.device_get(start.params)
     chex.assert_trees_all_equal(
@@ -191,9 +210,9 @@ def test_introspective_weight_ramps_up(experiment):
         {"method.introspective.support": "all", "method.introspective.center": True},
         {"method.introspective.explanation": "gradient_x_input"},
         {"method.introspective.stop_gradient": False},
-        {"data.augment.mixup": 0.2, "data.augment.cutmix": 1.0},
-        {"optimizer.name": "adamw", "optimizer.learning_rate": 1e-2},
-        {"optimizer.schedule": "one_cycle", "optimizer.clip_norm": 1.0},
+        {**STANDARD, "data.augment.mixup": 0.2, "data.augment.cutmix": 1.0},
+        {**STANDARD, "optimizer.name": "adamw", "optimizer.learning_rate": 1e-2},
+        {**STANDARD, "optimizer.schedule": "one_cycle", "optimizer.clip_norm": 1.0},
     ],
     ids=lambda o: ",".join(f"{k.split('.')[-1]}={v}" for k, v in o.items()),
 )
@@ -225,7 +244,7 @@ def test_both_ways_to_the_norms_train_alike(experiment):
 
 
 def test_evaluation_counts_every_example(experiment):
-    made = experiment(8)
+    made = experiment(8, **STANDARD)
     state = made.init_state()
     variables = deployed_variables(made.method, state)
     test = data.load(made.config.data).test  # 360 = 5 batches of 64 and 40 left
@@ -256,7 +275,7 @@ def test_keys_differ_by_purpose_and_step():
 
 
 def test_state_digest_sees_every_bit(experiment):
-    made = experiment(1)
+    made = experiment(1, **STANDARD)
     state = init_state(made.method, made.optimizer, 0, averaged=True)
     digest = state_sha256(state)
     for name in ("step", "params", "model_state", "opt_state", "average"):

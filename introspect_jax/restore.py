@@ -103,11 +103,32 @@ def load_config(path: str) -> ConfigDict:
 
 def read_facts(folder: epath.Path, load_dataset: Callable[[], Dataset]) -> dict:
     """What the folder says of the data, `Dataset.describe`; asked of the data
-    themselves for runs of versions before it was kept."""
+    themselves for runs of versions before it was kept.
+
+    Raises:
+      UserError: It is damaged.
+    """
     stored = folder / "data.json"
-    if stored.exists():
-        return read_json(stored, "class_names", "image_shape", "dtype", "examples")
-    return load_dataset().describe()
+    if not stored.exists():
+        return load_dataset().describe()
+    facts = read_json(stored, "class_names", "image_shape", "dtype", "examples")
+    names, shape, examples = (
+        facts["class_names"],
+        facts["image_shape"],
+        facts["examples"],
+    )
+    if not (
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and isinstance(shape, list)
+        and len(shape) == 3
+        and isinstance(examples, dict)
+        and all(type(n) is int and n > 0 for n in (*shape, examples.get("train")))
+    ):
+        raise UserError(
+            f"{str(stored)!r} is damaged (it describes no data); restore or remove it"
+        )
+    return facts
 
 
 # What may differ between the data of two runs that are the same data: how they are
