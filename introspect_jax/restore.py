@@ -74,7 +74,9 @@ class Run:
 
 def absolute(path: str) -> epath.Path:
     """A work folder whatever the current folder will be."""
-    return epath.Path(path) if "://" in path else epath.Path(path).resolve()
+    if "://" in path:
+        return epath.Path(path)
+    return epath.Path(path).expanduser().resolve()
 
 
 def load_config(path: str) -> ConfigDict:
@@ -112,11 +114,8 @@ def read_facts(folder: epath.Path, load_dataset: Callable[[], Dataset]) -> dict:
     if not stored.exists():
         return load_dataset().describe()
     facts = read_json(stored, "class_names", "image_shape", "dtype", "examples")
-    names, shape, examples = (
-        facts["class_names"],
-        facts["image_shape"],
-        facts["examples"],
-    )
+    names, shape = facts["class_names"], facts["image_shape"]
+    examples = facts["examples"]
     if not (
         isinstance(names, list)
         and all(isinstance(name, str) for name in names)
@@ -152,13 +151,13 @@ def check_same_data(config: ConfigDict, taught: ConfigDict, path: str) -> None:
       path: of the teacher.
     """
     here, there = fields(config), fields(taught)
-    for field in here:
+    for field in sorted(here.keys() | there.keys()):  # options may differ in number
         if not field.startswith("data.") or field.startswith(_FREE):
             continue
-        if here[field] != there[field]:
+        if here.get(field) != there.get(field):
             raise UserError(
                 f"the teacher {path!r} was trained on other data: {field} is "
-                f"{there[field]!r} there, {here[field]!r} here"
+                f"{there.get(field)!r} there, {here.get(field)!r} here"
             )
 
 
