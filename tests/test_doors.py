@@ -102,6 +102,7 @@ def test_dropout_is_in_training_only(network, config):
     assert scores[0] == scores[1]
 
 
+@pytest.mark.fused
 @pytest.mark.parametrize(
     # On one CPU device XLA rounds attention in another way than on several.
     ("network", "counts"),
