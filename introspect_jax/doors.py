@@ -175,7 +175,7 @@ def load_object(path: str, field: str) -> Callable[..., Any]:
         callables = [n for n in dir(module) if callable(getattr(module, n))]
         what = "nothing of that name" if found is None else "not callable"
         raise UserError(
-            f"{field}.name={path!r}: {what} in {module.__file__!r}"
+            f"{field}.name={path!r}: {what} in the module {name!r}"
             f"{nearest(attribute, callables)}"
         )
     return found

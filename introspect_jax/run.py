@@ -54,7 +54,7 @@ def run(
 
     Raises:
       Stopped: see `train`; the same call continues.
-      UserError: see `open_workdir`, `prepare`, `train`.
+      UserError: see `open_workdir`, `data.load`, `teachers.find`, `build`, `train`.
     """
     workdir = open_workdir(path or default_workdir(name, config), config)
     finished = workdir / "summary.json"
