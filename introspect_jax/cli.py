@@ -1,5 +1,6 @@
 """Command lines: flags to a checked config, and one line instead of a stack trace."""
 
+import io
 import itertools
 import os
 import re
@@ -10,12 +11,14 @@ from typing import Any, NoReturn, cast
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from introspect_jax import data, methods, models, optimizers
+from introspect_jax import data, interrupts, methods, models, optimizers
 from introspect_jax.config import default_config, fields, is_option, lock, validate
 from introspect_jax.errors import Stopped, UserError, nearest
 from introspect_jax.processes import STOPPED, leave
 
 FAILED, INTERRUPTED = 1, 130
+# Shells expand `~` at the start of a word only.
+_HOME = re.compile(r"^(--?[\w.]+=)~/")
 
 
 def define_config_flag() -> None:
@@ -37,15 +40,26 @@ def run(main: Callable[[], None]) -> None:
 
     def guarded(_: Sequence[str]) -> None:
         try:
+            interrupts.install()
             main()
         except UserError as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            leave(INTERRUPTED, "interrupted; the same command continues")
+            interrupts.ignore()
+            print("interrupted; the same command continues", file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            # What was to be written is. The usual way out waits for threads of Orbax
+            # and of other processes, which answer an interrupt with stack traces.
+            os._exit(INTERRUPTED)
         except Stopped as stopped:
             print(f"{stopped}; the same command continues", file=sys.stderr)
             sys.exit(STOPPED)
 
+    # Class names, folders and tables have characters that a console may lack.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # Orbax reports every file at level INFO; --verbosity=0 shows that.
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=_parse)
@@ -75,9 +89,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
         if any(re.fullmatch(rf"--?config\.{door.field}\.name=help", w) for w in argv):
             print(door.describe())
             sys.exit(0)
+    argv = [_HOME.sub(lambda m: m[1] + os.path.expanduser("~/"), word) for word in argv]
     try:
         _check_config_path(argv)
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS(argv)
     except UserError as error:
         _fail(str(error))
     except flags.UnrecognizedFlagError as error:

@@ -37,6 +37,8 @@ _COUNTS = (
     "checkpoints_kept",
     "accumulation_steps",
 )
+# Folders, which may be moved. What is in them is compared by its digest.
+LOCATIONS = ("data.data_dir", "method.teacher")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -165,18 +167,28 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-def config_hash(config: ConfigDict) -> str:
-    """Eight hexadecimal digits that tell configs apart.
+def identity(config: ConfigDict) -> dict[str, object]:
+    """Dotted name -> value of the fields that make a run what it is: where its data
+    and its teacher lie does not."""
+    return {n: value for n, value in fields(config).items() if n not in LOCATIONS}
+
+
+def config_hash(config: ConfigDict, **known: str) -> str:
+    """Eight hexadecimal digits that tell runs apart.
 
     Of what differs from the defaults, so that a field that is new in a later version
     does not give another name to runs that do not use it. (A run whose defaults had
     other values keeps them in its folder, which is then refused: `open_workdir`.)
+
+    Args:
+      config: Of the run.
+      known: What tells runs of one config apart, such as the digest of the data.
     """
-    defaults, now = fields(default_config()), fields(config)
+    defaults = fields(default_config())
     set_here = {
         name: value
-        for name, value in now.items()
+        for name, value in identity(config).items()
         if name not in defaults or value != defaults[name]
     }
-    text = json.dumps(set_here, sort_keys=True)
+    text = json.dumps(set_here | known, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -97,6 +97,15 @@ def all_agree(good: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
 
 
+def same_everywhere(sha256: str) -> bool:
+    """Whether all processes have the same digest."""
+    if jax.process_count() == 1:
+        return True
+    mine = np.frombuffer(bytes.fromhex(sha256), np.uint8)
+    everyone = multihost_utils.process_allgather(mine)
+    return bool(np.all(everyone == everyone[0]))
+
+
 @contextlib.contextmanager
 def until_sigterm() -> Iterator[Callable[[int], bool]]:
     """`should_stop` of `train`: whether a SIGTERM has come, in any process.

@@ -13,14 +13,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from introspect_jax import data, methods, optimizers
-from introspect_jax.config import default_config, fields, lock, validate
+from introspect_jax.config import default_config, lock, validate
+from introspect_jax.data.identity import Identity, differing_classes
 from introspect_jax.data.preprocess import Preprocess, make_preprocess
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.models import init_variables, make_logits_fn
-from introspect_jax.train.checkpoint import Checkpoints
+from introspect_jax.paths import absolute
 from introspect_jax.train.devices import make_mesh
 from introspect_jax.train.files import read_json
+from introspect_jax.train.restoring import Restorer
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.train.trainer import abstract_state, make_context
 
@@ -72,13 +74,6 @@ class Run:
         return {"params": params, **state}
 
 
-def absolute(path: str) -> epath.Path:
-    """A work folder whatever the current folder will be."""
-    if "://" in path:
-        return epath.Path(path)
-    return epath.Path(path).expanduser().resolve()
-
-
 def load_config(path: str) -> ConfigDict:
     """The config of a work folder, with the defaults of fields that came later.
 
@@ -103,16 +98,16 @@ def load_config(path: str) -> ConfigDict:
     return lock(config)
 
 
-def read_facts(folder: epath.Path, load_dataset: Callable[[], Dataset]) -> dict:
-    """What the folder says of the data, `Dataset.describe`; asked of the data
-    themselves for runs of versions before it was kept.
+def read_facts(folder: epath.Path) -> dict[str, Any] | None:
+    """What the folder says of the data, `Dataset.describe`; None for runs of versions
+    before it was kept.
 
     Raises:
       UserError: It is damaged.
     """
     stored = folder / "data.json"
     if not stored.exists():
-        return load_dataset().describe()
+        return None
     facts = read_json(stored, "class_names", "image_shape", "dtype", "examples")
     names, shape = facts["class_names"], facts["image_shape"]
     examples = facts["examples"]
@@ -130,57 +125,68 @@ def read_facts(folder: epath.Path, load_dataset: Callable[[], Dataset]) -> dict:
     return facts
 
 
-# What may differ between the data of two runs that are the same data: how they are
-# read and varied, and how many of the training examples are taken. A teacher that saw
-# the student's validation examples would tell it about them.
-_FREE = (
-    "data.data_dir",
-    "data.device_megabytes",
-    "data.read_threads",
-    "data.augment.",
-    "data.train_examples",
-)
+def recorded_identity(facts: dict[str, Any]) -> Identity | None:
+    """The identity of the data; None for runs of versions before it was kept."""
+    return Identity.from_json(facts) if "parts" in facts else None
 
 
-def check_same_data(config: ConfigDict, taught: ConfigDict, path: str) -> None:
-    """Raises a UserError for a teacher that was trained on other data.
+def check_data(folder: epath.Path, dataset: Dataset) -> None:
+    """Compares the data with those that a run was trained on, as far as it says.
 
-    Args:
-      config: of the student.
-      taught: of the teacher.
-      path: of the teacher.
+    Raises:
+      UserError: They differ; names what does.
     """
-    here, there = fields(config), fields(taught)
-    for field in sorted(here.keys() | there.keys()):  # options may differ in number
-        if not field.startswith("data.") or field.startswith(_FREE):
-            continue
-        if here.get(field) != there.get(field):
-            raise UserError(
-                f"the teacher {path!r} was trained on other data: {field} is "
-                f"{there.get(field)!r} there, {here.get(field)!r} here"
-            )
+    facts = read_facts(folder)
+    if facts is None:
+        return
+    before, now = recorded_identity(facts), dataset.describe()
+    if before is not None:
+        difference = before.difference(dataset.identity)
+    else:
+        difference = differing_classes(facts["class_names"], now["class_names"])
+    for name in ("image_shape", "dtype", "examples"):
+        if not difference and facts[name] != now[name]:
+            difference = f"{name} is {now[name]}, not {facts[name]}"
+    if difference:
+        raise UserError(
+            f"the data are not those that the run in {str(folder)!r} was trained on: "
+            f"{difference}; nothing was changed: bring the data back, or use another "
+            "work folder"
+        )
 
 
-def load(path: str, dataset: Dataset | None = None, devices: Any = None) -> Run:
-    """The newest intact checkpoint of a work folder.
+def load(
+    path: str,
+    dataset: Dataset | None = None,
+    devices: Any = None,
+    *,
+    data_dir: str | None = None,
+) -> Run:
+    """The newest intact checkpoint of a work folder, in which nothing is changed.
 
-    The data are not read: the folder knows their classes and shapes.
+    The data are not read: the folder knows their classes and shapes. They are compared
+    with those of the run when `Run.dataset` is asked for.
 
     Args:
       path: The folder, `~` for the home folder included, or `gs://`.
       dataset: What the run was trained on, if it is at hand.
       devices: To hold the network, by default all.
+      data_dir: Where its data lie now, if not where they were.
 
     Raises:
       UserError: Not the work folder of a run, or of one without a checkpoint.
     """
     config = load_config(path)
+    if data_dir is not None:
+        config.data.data_dir = data_dir
     folder = absolute(path)
 
     def load_dataset() -> Dataset:
-        return dataset or data.load(config.data)
+        return dataset or _load_data(config, folder)
 
-    facts = read_facts(folder, load_dataset)
+    if dataset is not None:
+        check_data(folder, dataset)
+    facts = read_facts(folder) or load_dataset().describe()
     names, image_shape = tuple(facts["class_names"]), tuple(facts["image_shape"])
     preprocess = make_preprocess(config.data, image_shape)
     context = make_context(
@@ -193,11 +199,9 @@ def load(path: str, dataset: Dataset | None = None, devices: Any = None) -> Run:
     schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, schedule)
     mesh = make_mesh({}, devices)
-    checkpoints = Checkpoints(folder, config.checkpoints_kept)
-    restored = checkpoints.restore_newest(
-        abstract_state(config, method, optimizer, mesh)
-    )
-    checkpoints.close()
+    restorer = Restorer(folder)
+    restored = restorer.restore_newest(abstract_state(config, method, optimizer, mesh))
+    restorer.close()
     if restored is None:
         raise UserError(f"{path!r} has no checkpoint yet; let the run train further")
     state, meta = restored
@@ -214,3 +218,16 @@ def load(path: str, dataset: Dataset | None = None, devices: Any = None) -> Run:
         mesh,
         load_dataset,
     )
+
+
+def _load_data(config: ConfigDict, folder: epath.Path) -> Dataset:
+    """The data of a run, compared with what it was trained on."""
+    try:
+        dataset = data.load(config.data)
+    except UserError as error:
+        raise UserError(
+            f"the data of the run in {str(folder)!r} cannot be read: {error}; if they "
+            "were moved, say where they are with --data_dir (load(..., data_dir=...))"
+        ) from error
+    check_data(folder, dataset)
+    return dataset

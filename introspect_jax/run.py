@@ -1,5 +1,6 @@
 """A whole run: data, training, test, files."""
 
+import contextlib
 import datetime
 import json
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from rich.table import Table
 
 from introspect_jax import data, processes, restore, teachers
 from introspect_jax.data.sources import Dataset
+from introspect_jax.errors import UserError
 from introspect_jax.machine import describe_device, describe_versions
+from introspect_jax.paths import absolute
 from introspect_jax.report import figures
 from introspect_jax.train.check import check
 from introspect_jax.train.devices import at_hand, make_mesh
@@ -23,7 +26,13 @@ from introspect_jax.train.loop import Result, never, train
 from introspect_jax.train.progress import Reporter, read_cost
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.train.trainer import Trainer, build
-from introspect_jax.workdir import default_workdir, open_workdir, write_config
+from introspect_jax.workdir import (
+    default_workdir,
+    find_finished,
+    open_workdir,
+    write_config,
+)
+from introspect_jax.writer import only_writer
 
 
 def run(
@@ -32,6 +41,7 @@ def run(
     path: str | None = None,
     *,
     dataset: Dataset | None = None,
+    teacher_folder: str | None = None,
     make_reporter: Callable[[int, int, int], Reporter] = Reporter,
     should_stop: Callable[[int], bool] = never,
     pictures: bool = True,
@@ -43,8 +53,10 @@ def run(
     Args:
       name: of the config, for the default folder.
       config: validated and locked.
-      path: the work folder; by default `runs/<name>-<hash of config>`.
+      path: the work folder; by default `runs/<name>-<hash of config and data>`.
       dataset: of the config, where it is at hand.
+      teacher_folder: of the teacher that is trained first, where that is not beside
+        this run.
       make_reporter: total steps, steps an epoch, batch size -> what tells of progress.
       should_stop: see `train`.
       pictures: whether to draw them.
@@ -54,37 +66,100 @@ def run(
 
     Raises:
       Stopped: see `train`; the same call continues.
-      UserError: see `open_workdir`, `data.load`, `teachers.find`, `build`, `train`.
+      UserError: other data than those of the run in the folder, or another process
+        that writes there; and as `open_workdir`, `data.load`, `teachers.find`, `build`
+        and `train`.
     """
-    workdir = open_workdir(path or default_workdir(name, config), config)
-    finished = workdir / "summary.json"
-    if finished.exists():
+    if path is None:
         try:
-            summary = json.loads(finished.read_text())
-            remark = "finished before; remove the folder to run it again"
-            _show(summary, workdir, remark)
-            return summary
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            logging.warning("%s is damaged (%s); written anew", finished, error)
-    dataset = dataset or data.load(config.data, hold=jax.process_count() == 1)
-    teacher = teachers.find(name, config, workdir, dataset)
-    trainer = build(config, dataset, teacher=teacher.model if teacher else None)
-    check(trainer)
-    if pictures:
-        figures.check(trainer.method.model, config)
-    if processes.is_first():
-        write_config(workdir, config, dataset.describe())
+            dataset = dataset or _load(config)
+            known = {"data": dataset.identity.sha256} | teachers.digest(config)
+            path = default_workdir(name, config, **known)
+        except UserError:
+            path = find_finished(name, config)  # its data or its teacher are gone
+            if path is None:
+                raise
+    workdir = open_workdir(path, config)
+    summary = _finished(workdir, config, dataset)
+    if summary is not None:
+        return summary
+    writer = only_writer(workdir) if processes.is_first() else contextlib.nullcontext()
+    with writer:
+        dataset = dataset or _load(config)
+        restore.check_data(workdir, dataset)
+        if not processes.same_everywhere(dataset.identity.sha256):
+            raise UserError(
+                "the processes of this run see different data; copy the same data to "
+                "every host"
+            )
+        folder = absolute(teacher_folder) if teacher_folder else None
+        teacher = teachers.find(name, config, workdir, dataset, folder)
+        trainer = build(config, dataset, teacher=teacher.model if teacher else None)
+        check(trainer)
+        if pictures:
+            figures.check(trainer.method.model, config)
+        data.verify(dataset, test=config.evaluate_test)
+        if processes.is_first():
+            write_config(workdir, config, dataset.describe())
 
-    def train_first(name: str, config: ConfigDict, path: str) -> None:
-        run(name, config, path, should_stop=should_stop)
+        def train_first(name: str, config: ConfigDict, path: str) -> None:
+            run(name, config, path, should_stop=should_stop)
 
-    # Whatever is trained first is trained here, on its own account.
-    constants = trainer.constants(teacher.resolve(train_first) if teacher else None)
-    steps = (config.total_steps, trainer.context.steps_per_epoch, config.batch_size)
-    with make_reporter(*steps) as reporter:
-        result = train(
-            trainer, constants, dataset.validation, workdir, reporter, should_stop
-        )
+        # Whatever is trained first is trained here, on its own account.
+        constants = trainer.constants(teacher.resolve(train_first) if teacher else None)
+        steps = (config.total_steps, trainer.context.steps_per_epoch, config.batch_size)
+        with make_reporter(*steps) as reporter:
+            result = train(
+                trainer, constants, dataset.validation, workdir, reporter, should_stop
+            )
+        summary = _finish(name, trainer, dataset, result, workdir, pictures=pictures)
+    _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
+    return summary
+
+
+def _load(config: ConfigDict) -> Dataset:
+    return data.load(config.data, hold=jax.process_count() == 1)
+
+
+def _finished(
+    workdir: epath.Path, config: ConfigDict, dataset: Dataset | None
+) -> dict[str, Any] | None:
+    """Shows a finished run; None if it is not finished.
+
+    Raises:
+      UserError: its data, or its teacher, are at hand and others than they were.
+    """
+    finished = workdir / "summary.json"
+    if not finished.exists():
+        return None
+    try:
+        if dataset is None and data.at_hand(config.data):
+            dataset = data.load(config.data, hold=False)
+    except UserError as error:
+        logging.warning("that the data are those of the run is not known: %s", error)
+    if dataset is not None:
+        restore.check_data(workdir, dataset)
+    teachers.check_recorded(config, workdir)
+    try:
+        summary = json.loads(finished.read_text())
+        _show(summary, workdir, "finished before; remove the folder to run it again")
+        return summary
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        logging.warning("%s is damaged (%s); written anew", finished, error)
+        return None
+
+
+def _finish(
+    name: str,
+    trainer: Trainer,
+    dataset: Dataset,
+    result: Result,
+    workdir: epath.Path,
+    *,
+    pictures: bool,
+) -> dict[str, Any]:
+    """Tests, draws, and writes `summary.json`, which it returns."""
+    config = trainer.config
     last = deployed_variables(trainer.method, result.last)
     variables = {
         "last": last,
@@ -109,9 +184,8 @@ def run(
             logging.error("a picture could not be drawn: %s", error, exc_info=trace)
     # Last: a run that is killed before is not finished, and finishes all of it.
     if processes.is_first():
-        write_json(finished, summary)
+        write_json(workdir / "summary.json", summary)
     processes.wait_for_all("finished")
-    _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
     return summary
 
 
@@ -141,6 +215,7 @@ def _describe(
         "seconds": round(result.seconds, 2),
         "examples": dataset.describe()["examples"],
         "classes": dataset.describe_classes(),
+        "data_sha256": dataset.identity.sha256,
         "state_sha256": result.state_sha256,
         "versions": describe_versions(),
         "device": describe_device(),

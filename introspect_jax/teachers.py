@@ -19,14 +19,10 @@ from introspect_jax.data.batches import padded_batches
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.methods import Teacher
+from introspect_jax.paths import absolute
 from introspect_jax.processes import is_first
-from introspect_jax.restore import (
-    Run,
-    absolute,
-    check_same_data,
-    load,
-    load_config,
-)
+from introspect_jax.restore import Run, load, load_config
+from introspect_jax.teacher_data import check_fits
 from introspect_jax.train.files import read_json, write_json
 from introspect_jax.workdir import default_workdir
 
@@ -69,30 +65,37 @@ class TeacherRun:
             train_first(self.name, self.config, str(self.folder))
         try:
             # On one device: its batch need not be one that all could share.
-            run = load(str(self.folder), self.dataset, jax.local_devices()[:1])
+            run = load(str(self.folder), devices=jax.local_devices()[:1])
         except UserError as error:
             raise UserError(
                 f"the teacher {str(self.folder)!r}: {error}. {_AGAIN}"
             ) from error
+        # What is asked of it is about the student's data.
+        run = dataclasses.replace(run, load_dataset=lambda: self.dataset)
         _record(self.workdir, self.folder, run)
         return Teacher(run.variables, functools.partial(mean_probs, run))
 
 
 def find(
-    name: str, config: ConfigDict, workdir: epath.Path, dataset: Dataset
+    name: str,
+    config: ConfigDict,
+    workdir: epath.Path,
+    dataset: Dataset,
+    folder: epath.Path | None = None,
 ) -> TeacherRun | None:
     """The teacher that `config.method` asks for, or None if its method has none.
 
     It is `method.teacher`, a finished run; or else one that is trained first, by
     standard training with `method.teacher_model` and `method.teacher_seed`, in the
     folder beside this run's that its own command would take, where all students of its
-    config find it. Nothing is trained or read here: see `TeacherRun.resolve`.
+    config and data find it. Nothing is trained or read here: see `TeacherRun.resolve`.
 
     Args:
       name: Of the config.
       config: Of the student.
       workdir: Of the student.
       dataset: Of both.
+      folder: Of the teacher that is trained first; by default beside the student's.
 
     Raises:
       UserError: A teacher that is not there, not finished, of other data or classes,
@@ -111,7 +114,8 @@ def find(
         _check(config, taught, folder, kind, dataset)
     else:
         taught = teacher_config(config)
-        folder = workdir.parent / default_workdir(name, taught).rpartition("/")[2]
+        default = default_workdir(name, taught, data=dataset.identity.sha256)
+        folder = folder or workdir.parent / default.rpartition("/")[2]
     model = models.from_config(taught.model, dataset.num_classes)
     return TeacherRun(name, taught, folder, model, dataset, workdir)
 
@@ -176,7 +180,6 @@ def _check(
     dataset: Dataset,
 ) -> None:
     """Raises a UserError for a teacher that cannot teach this student."""
-    check_same_data(config, taught, str(path))
     here, there = models.identity(config.model), models.identity(taught.model)
     names = sorted(here.keys() | there.keys())
     differing = [name for name in names if here.get(name) != there.get(name)]
@@ -194,25 +197,42 @@ def _check(
             "another --config.seed"
         )
     if not (path / "summary.json").exists():
-        raise UserError(
-            f"the teacher {str(path)!r} is not finished; run its own command first"
-        )
-    theirs, ours = _summary(path)["classes"], dataset.describe_classes()
-    if theirs != ours:
-        raise UserError(
-            f"the teacher {str(path)!r} was trained on other data: "
-            + (
-                f"{theirs['count']} classes there, {ours['count']} here"
-                if theirs["count"] != ours["count"]
-                else "the classes have other names"
-            )
-        )
+        raise _not_finished(path)
+    check_fits(config, taught, path, dataset)
+
+
+def check_recorded(config: ConfigDict, workdir: epath.Path) -> None:
+    """Raises a UserError if `method.teacher` is at hand and another than the one that
+    the run in the folder learnt from."""
+    path, before = config.method.teacher, read_record(workdir)
+    if not path or before is None:
+        return
+    folder = absolute(path)
+    if (folder / "summary.json").exists():
+        _compare(before, folder, _summary(folder)["state_sha256"])
+
+
+def digest(config: ConfigDict) -> dict[str, str]:
+    """What `method.teacher` adds to what a run is: the digest of its state."""
+    if not config.method.teacher or methods.teacher_kind(config.method.name) is None:
+        return {}
+    folder = absolute(config.method.teacher)
+    if not (folder / "summary.json").exists():
+        load_config(config.method.teacher)  # says if it is no run at all
+        raise _not_finished(folder)
+    return {"teacher": _summary(folder)["state_sha256"]}
+
+
+def _not_finished(path: epath.Path) -> UserError:
+    return UserError(
+        f"the teacher {str(path)!r} is not finished; run its own command first"
+    )
 
 
 def _summary(path: epath.Path) -> dict[str, Any]:
     try:
         summary = json.loads((path / "summary.json").read_text())
-        needed = ("state_sha256", "classes", *_RECORDED)
+        needed = ("state_sha256", *_RECORDED)
         return {name: summary[name] for name in needed}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -230,12 +250,8 @@ def _record(workdir: epath.Path, path: epath.Path, found: Run) -> None:
             f"the last checkpoint of the teacher {str(path)!r} is damaged. {_AGAIN}"
         )
     before = read_record(workdir)
-    if before and before["state_sha256"] != wanted:
-        raise UserError(
-            f"the teacher in {str(path)!r} is not the one that this run began with "
-            f"({wanted[:12]} instead of {before['state_sha256'][:12]}); bring it back, "
-            "or choose another --workdir"
-        )
+    if before:
+        _compare(before, path, wanted)
     if not before and is_first():
         config = found.config
         record = {
@@ -247,3 +263,12 @@ def _record(workdir: epath.Path, path: epath.Path, found: Run) -> None:
             **{name: summary[name] for name in _RECORDED},
         }
         write_json(workdir / "teacher.json", record)
+
+
+def _compare(before: dict[str, Any], path: epath.Path, sha256: str) -> None:
+    if before["state_sha256"] != sha256:
+        raise UserError(
+            f"the teacher in {str(path)!r} is not the one that this run began with "
+            f"({sha256[:12]} instead of {before['state_sha256'][:12]}); bring it back, "
+            "or choose another --workdir"
+        )

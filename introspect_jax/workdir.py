@@ -1,5 +1,6 @@
 """The folder of a run: made, checked, and written to."""
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -7,45 +8,70 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from introspect_jax.config import config_hash, default_config, fields, to_json
+from introspect_jax.config import (
+    LOCATIONS,
+    config_hash,
+    default_config,
+    fields,
+    identity,
+    to_json,
+)
 from introspect_jax.errors import UserError
+from introspect_jax.paths import absolute, check_writable_name
 from introspect_jax.processes import is_first
-from introspect_jax.train.files import write_json, write_text
+from introspect_jax.train.files import write_checked_json, write_text
 
 
-def default_workdir(name: str, config: ConfigDict) -> str:
-    """`runs/<config>-<hash>`: the same config resumes, another does not collide."""
-    return os.path.join("runs", f"{name}-{config_hash(config)}")
+def default_workdir(name: str, config: ConfigDict, **known: str) -> str:
+    """`runs/<config>-<hash>`: the same run continues, another does not collide.
+
+    Args:
+      name: Of the config.
+      config: Of the run.
+      known: Digests of what it is made from, see `config_hash`.
+    """
+    return os.path.join("runs", f"{name}-{config_hash(config, **known)}")
+
+
+def find_finished(name: str, config: ConfigDict) -> str | None:
+    """The default folder of a finished run of this config, if there is just one.
+
+    For runs whose data are gone, so that their digest is not known.
+    """
+    found = []
+    for path in sorted(epath.Path("runs").glob(f"{name}-*")):
+        if not (path / "summary.json").exists():
+            continue
+        with contextlib.suppress(UserError, OSError, ValueError):
+            if _difference(_stored_fields(path / "config.json"), config) == "":
+                found.append(str(path))
+    return found[0] if len(found) == 1 else None
 
 
 def open_workdir(path: str, config: ConfigDict) -> epath.Path:
     """The folder, made if need be, as an absolute path.
 
     Args:
-      path: absolute, relative to the current folder, or `gs://`.
+      path: absolute, relative to the current folder, below `~`, or `gs://`.
       config: resolved; that of the run in the folder, if there is one.
 
     Raises:
       UserError: it cannot be written, or holds a run of another config.
     """
-    workdir = epath.Path(path)
-    if "://" not in path:
-        workdir = epath.Path(os.path.abspath(path))
+    workdir = absolute(path)
+    check_writable_name(workdir, "work folder")
     stored = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if is_first():
             probe = workdir / ".writable"
             probe.write_text("")
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # of another process too
         if not stored.exists():
             if any((workdir / "checkpoints").glob("*")):
                 raise ValueError("missing, and there are checkpoints")
             return workdir
-        before = json.loads(stored.read_text())
-        if not isinstance(before, dict):
-            raise ValueError("not an object")
-        before = fields(ConfigDict(before))
+        before = _stored_fields(stored)
     except ImportError as error:
         raise UserError(
             f"work folder {path!r} needs a package ({error}); for gs:// folders: "
@@ -61,16 +87,21 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
             f"{str(stored)!r} is damaged ({error}); choose another --workdir, or "
             "restore that file"
         ) from error
-    # A field that came with a later version had its default before.
-    now = fields(ConfigDict(json.loads(to_json(config))))
-    defaults = fields(ConfigDict(json.loads(to_json(default_config()))))
-    before = {n: defaults[n] for n in now if n in defaults} | before
-    if before != now:
+    difference = _difference(before, config)
+    if difference:
         raise UserError(
-            f"work folder {path!r} holds a run of another config "
-            f"({_difference(before, now)}); choose another --workdir"
+            f"work folder {path!r} holds a run of another config ({difference}); "
+            "choose another --workdir"
         )
     return workdir
+
+
+def _stored_fields(path: epath.Path) -> dict[str, Any]:
+    """Dotted name -> value of the config in a file; raises ValueError for no config."""
+    value = json.loads(path.read_text())
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return fields(ConfigDict(value))
 
 
 def write_config(
@@ -84,15 +115,29 @@ def write_config(
       config: Of the run.
       about: What is known of the data, `Dataset.describe`.
     """
-    write_json(workdir / "data.json", about)
-    write_text(workdir / "config.json", to_json(config))
+    write_checked_json(workdir / "data.json", about)
+    write_text(workdir / "config.json", to_json(_with_absolute_paths(config)))
 
 
-def _difference(old: dict, new: dict) -> str:
-    """The first few fields that differ."""
-    names = sorted(n for n in old.keys() | new.keys() if old.get(n) != new.get(n))
+def _with_absolute_paths(config: ConfigDict) -> ConfigDict:
+    """The same config, for whoever reads it from another folder."""
+    copy = ConfigDict(config.to_dict())
+    for group, field in (name.split(".") for name in LOCATIONS):
+        if copy[group][field]:
+            copy[group][field] = os.fspath(absolute(copy[group][field]))
+    return copy
+
+
+def _difference(stored: dict[str, Any], config: ConfigDict) -> str:
+    """The first few fields in which a config differs from that of a run."""
+    now = identity(ConfigDict(json.loads(to_json(config))))
+    # A field that came with a later version had its default before.
+    defaults = fields(ConfigDict(json.loads(to_json(default_config()))))
+    before = {n: defaults[n] for n in now if n in defaults} | stored
+    before = {n: value for n, value in before.items() if n not in LOCATIONS}
+    names = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
     shown = [
-        f"{n}: {old.get(n, 'none')!r} there, {new.get(n, 'none')!r} here"
+        f"{n}: {before.get(n, 'none')!r} there, {now.get(n, 'none')!r} here"
         for n in names[:3]
     ]
     if len(names) > 3:

@@ -1,8 +1,10 @@
 """What the soft target knows: python launch/agreement.py --workdir=RUN --teacher=RUN"""
 
 import pathlib
+import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no trace while packages are imported
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import flags
@@ -13,6 +15,9 @@ from introspect_jax.errors import UserError
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of a run with its checkpoints.")
 flags.DEFINE_string("teacher", None, "Folder of a better run on the same data.")
+flags.DEFINE_string(
+    "data_dir", None, "Where the data of the run lie, if they were moved."
+)
 flags.DEFINE_string("output", None, "Folder for page, table and figure.")
 flags.DEFINE_string("data", "", "What the page calls the data.")
 flags.DEFINE_integer("num_images", 1000, "Images of the validation split.")
@@ -25,17 +30,17 @@ def main() -> None:
     if FLAGS.num_images < 1:
         raise UserError(f"--num_images must be at least 1, got {FLAGS.num_images}")
     # Read late: a mistyped flag is answered before JAX is started.
-    from etils import epath
-
+    from introspect_jax.paths import absolute
     from studies.agreement import agreement
 
-    output = epath.Path(FLAGS.output)
+    output = absolute(FLAGS.output)
     agreement(
         FLAGS.workdir,
         FLAGS.teacher,
         output,
         num_images=FLAGS.num_images,
         data=FLAGS.data,
+        data_dir=FLAGS.data_dir,
     )
     print(f"{output}: README.md, agreement.json and agreement.png")
 

@@ -5,8 +5,10 @@ Another explanation than that of the run, and its fields:
 """
 
 import pathlib
+import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no trace while packages are imported
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import flags
@@ -17,6 +19,9 @@ from introspect_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_string(
+    "data_dir", None, "Where the data of the run lie, if they were moved."
+)
 flags.DEFINE_string("output", None, "Folder for pictures, raw maps and metrics.")
 flags.DEFINE_string("explanation", None, "Explanation; default: that of the run.")
 for name, default in explanation_fields().items():
@@ -41,12 +46,11 @@ def main() -> None:
         if FLAGS[name].value < 1:
             raise UserError(f"--{name} must be at least 1, got {FLAGS[name].value}")
     # Read late: a mistyped flag is answered before JAX is started.
-    from etils import epath
-
+    from introspect_jax.paths import absolute
     from introspect_jax.report.explain_run import explain_run, show
     from introspect_jax.restore import load
 
-    run = load(FLAGS.workdir)
+    run = load(FLAGS.workdir, data_dir=FLAGS.data_dir)
     config = for_pictures(run.config)
     config.explanation = FLAGS.explanation or config.explanation
     config.similarity = FLAGS.similarity or config.similarity
@@ -64,7 +68,7 @@ def main() -> None:
             )
         fields[field] = value
     check(config, "--")
-    output = epath.Path(FLAGS.output)
+    output = absolute(FLAGS.output)
     rows = explain_run(
         run,
         config,

@@ -1,8 +1,10 @@
 """Trains a classifier: python launch/main.py --config=configs/digits.py"""
 
 import pathlib
+import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no trace while packages are imported
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 try:

@@ -1,8 +1,10 @@
 """Reports a study: python launch/report.py --workdir=DIR --output=results/NAME"""
 
 import pathlib
+import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no trace while packages are imported
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import flags

@@ -15,9 +15,11 @@ from introspect_jax.explain import render
 from introspect_jax.explain.agreement import agreement_beyond, rank_agreement
 from introspect_jax.explain.metrics import mean_interval
 from introspect_jax.models import make_logits_fn
-from introspect_jax.restore import Run, absolute, check_same_data, load
-from introspect_jax.train.checkpoint import Checkpoints
+from introspect_jax.paths import absolute
+from introspect_jax.restore import Run, load
+from introspect_jax.teacher_data import check_fits
 from introspect_jax.train.files import write_json, write_text
+from introspect_jax.train.restoring import Restorer
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.train.trainer import build
 from studies.forms import FORMS, OWN_LOGITS, controls
@@ -34,6 +36,7 @@ def agreement(
     *,
     num_images: int = 1000,
     data: str = "",
+    data_dir: str | None = None,
 ) -> list[Row]:
     """Writes `README.md`, `agreement.json` and `agreement.png`.
 
@@ -45,6 +48,7 @@ def agreement(
       output: folder, made if need be.
       num_images: of the validation split, the first ones.
       data: what the page calls the data; by default its name and size.
+      data_dir: where the data lie now, if not where they were.
 
     Returns:
       Rows of step and form, with a mean and a 95 % bootstrap interval a column.
@@ -61,9 +65,9 @@ def agreement(
             f"--output {str(output)!r} cannot be written: {error}"
         ) from error
     # On one device: the batch of the run need not be one that all could share.
-    run = load(workdir, devices=jax.local_devices()[:1])
+    run = load(workdir, devices=jax.local_devices()[:1], data_dir=data_dir)
     taught = load(teacher, devices=jax.local_devices()[:1])
-    check_same_data(run.config, taught.config, teacher)
+    check_fits(run.config, taught.config, absolute(teacher), run.dataset)
     pixels, labels = _examples(run, workdir, num_images)
     images = run.preprocess(pixels)
     teacher_logits = jax.jit(_logits(taught.model))
@@ -106,7 +110,7 @@ def _examples(run: Run, workdir: str, count: int) -> tuple[np.ndarray, np.ndarra
 def checkpoints(run: Run, workdir: str) -> Iterator[tuple[int, Any]]:
     """Step and variables of every checkpoint that is kept, in order."""
     trainer = build(run.config, run.dataset, jax.local_devices()[:1])
-    kept = Checkpoints(absolute(workdir), run.config.checkpoints_kept)
+    kept = Restorer(absolute(workdir))
     for step, state in kept.restore_all(trainer.abstract_state()):
         yield step, deployed_variables(trainer.method, state)
     kept.close()

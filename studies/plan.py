@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from introspect_jax import methods
-from introspect_jax.config import config_hash, fields
+from introspect_jax.config import LOCATIONS, config_hash, default_config, fields
 from introspect_jax.errors import UserError
 from introspect_jax.teachers import teacher_config
 from studies.design import Study, base_config, with_fields
@@ -212,8 +212,8 @@ class Planner:
             trial=trial,
             config=config,
             teacher=teacher,
-            id=config_hash(config),
-            program=config_hash(unseeded),
+            id=_hash(config),
+            program=_hash(unseeded),
             changes={
                 name: value
                 for name, value in fields(config).items()
@@ -235,3 +235,11 @@ class Planner:
             tops = [summary["validation"]["last"]["top1"] for summary in known]
             scores.append((statistics.mean(tops), trial))
         return max(scores, key=lambda pair: pair[0])[1]
+
+
+def _hash(config: ConfigDict) -> str:
+    """Tells the runs of a study apart, in which arms may differ by where their data or
+    teachers lie."""
+    plain, here = fields(default_config()), fields(config)
+    places = {n: str(here[n]) for n in LOCATIONS if here[n] != plain[n]}
+    return config_hash(config, **places)

@@ -1,18 +1,18 @@
 """The folder of a study: what is to be done, what is done, what failed."""
 
 import contextlib
-import fcntl
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
 from etils import epath
 
 from introspect_jax.errors import UserError
+from introspect_jax.paths import absolute
 from introspect_jax.train.files import read_json, write_json
+from introspect_jax.writer import only_writer
 from studies.design import Study
 from studies.plan import Plan, Planner, Run
 from studies.sweeps import Fields
@@ -78,7 +78,7 @@ class Records:
         Raises:
           UserError: it cannot be written, or is another study's.
         """
-        self._root = epath.Path(path if "://" in path else os.path.abspath(path))
+        self._root = absolute(path)
         self._name, self._config_name = name, config_name
         self._summaries: dict[str, Mapping[str, Any]] = {}
         self._elsewhere: set[str] = set()
@@ -104,12 +104,12 @@ class Records:
         Raises:
           UserError: there are no results in it.
         """
-        if not any(epath.Path(folder).glob("runs/*.json")):
+        if not any(absolute(folder).glob("runs/*.json")):
             raise UserError(
                 f"--done {folder!r} has no runs/*.json; give a folder that "
                 "launch/report.py wrote"
             )
-        for id, record in read_results(epath.Path(folder), planned).items():
+        for id, record in read_results(absolute(folder), planned).items():
             self._summaries[id] = record["summary"]
             self._elsewhere.add(id)
 
@@ -208,22 +208,6 @@ class Records:
         if file.exists():
             file.unlink()
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Holds the folder; object stores have no locks.
-
-        Raises:
-          UserError: another process has it.
-        """
-        if "://" in str(self._root):
-            yield
-            return
-        with open(self._root / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    f"another process is at work on the study in {str(self._root)!r}; "
-                    "wait for it, or end it"
-                ) from None
-            yield
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the folder; see `only_writer`."""
+        return only_writer(self._root)

@@ -181,6 +181,7 @@ class Runner:
             "config": run.config.to_dict(),
             "folder": str(self._records.folder(run.id)),
             "log": str(self._records.log(run.id)),
+            "teacher": run.teacher and str(self._records.folder(run.teacher)),
         }
         worker.connection.send(job)
 

@@ -77,6 +77,7 @@ def _do(
             config,
             job["folder"],
             dataset=datasets[key],
+            teacher_folder=job["teacher"],
             make_reporter=lambda *given: _Telling(connection, job["id"], *given),
             should_stop=lambda step: bool(stop.value),
             pictures=False,

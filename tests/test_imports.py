@@ -15,6 +15,9 @@ ALLOWED = {
     "errors": set(),
     "arrays": set(),
     "keys": set(),
+    "interrupts": set(),
+    "paths": set(),
+    "writer": set(),
     "processes": set(),
     "options": set(),
     "doors": {"options"},
@@ -23,24 +26,26 @@ ALLOWED = {
     "objectives": set(),
     "evaluate": set(),
     "models": {"doors", "options"},
-    "data": {"doors", "options"},
+    "data": {"doors", "options", "paths"},
     "optimizers": {"doors", "options"},
     "introspection": {"explain", "objectives"},
     "binding": {"explain", "models"},
     "methods": {"binding", "doors", "explain", "introspection", "keys", "models"}
     | {"objectives", "options"},
     "train": {"data", "evaluate", "explain", "keys", "methods", "models"}
-    | {"optimizers", "processes"},
+    | {"interrupts", "optimizers", "processes"},
     "config": {"binding", "data", "methods", "models", "optimizers", "options"}
     | {"train"},
-    "restore": {"config", "data", "methods", "models", "optimizers", "train"},
-    "report": {"binding", "data", "explain", "models", "restore", "train"},
-    "workdir": {"config", "processes", "train"},
-    "teachers": {"config", "data", "methods", "models", "processes", "restore"}
-    | {"train", "workdir"},
-    "run": {"data", "machine", "processes", "report", "restore", "teachers", "train"}
-    | {"workdir"},
-    "cli": {"config", "data", "methods", "models", "optimizers", "processes"},
+    "restore": {"config", "data", "methods", "models", "optimizers", "paths", "train"},
+    "report": {"binding", "data", "explain", "models", "paths", "restore", "train"},
+    "workdir": {"config", "paths", "processes", "train"},
+    "teacher_data": {"config", "data", "restore"},
+    "teachers": {"config", "data", "methods", "models", "paths", "processes"}
+    | {"restore", "teacher_data", "train", "workdir"},
+    "run": {"data", "machine", "paths", "processes", "report", "restore", "teachers"}
+    | {"train", "workdir", "writer"},
+    "cli": {"config", "data", "interrupts", "methods", "models", "optimizers"}
+    | {"processes"},
     "__init__": {"explain", "objectives", "introspection"},
 }
 

@@ -13,13 +13,12 @@ from ml_collections import ConfigDict
 
 from introspect_jax import options as checks
 from introspect_jax.data.memory import describe, host_bytes
-from introspect_jax.data.sources import Dataset
+from introspect_jax.data.sources import SPLITS, Dataset, Source
 from introspect_jax.data.variants import with_fewer, with_noise
 from introspect_jax.doors import Door, is_import_path, load_object
 from introspect_jax.errors import UserError
 
 DOOR = Door(__name__, "data")
-_SPLITS = ("train", "validation", "test")
 
 
 def default_config() -> ConfigDict:
@@ -97,8 +96,34 @@ def load(config: ConfigDict, *, hold: bool = True) -> Dataset:
             "data.device_megabytes, and they are streamed"
         )
     # None is read before it is first asked for: the test split at the end.
-    held = {split: getattr(dataset, split).held() for split in _SPLITS}
+    threads = config.read_threads
+    held = {split: getattr(dataset, split).held(threads) for split in SPLITS}
     return dataclasses.replace(dataset, **held)
+
+
+def at_hand(config: ConfigDict) -> bool:
+    """Whether the data are where `config.data` says, so that reading them downloads
+    nothing; of data from outside that is not known, and they are taken to be."""
+    if is_import_path(config.name):
+        return True
+    entry = DOOR.get(config.name)[1]
+    return entry.at_hand(config) if hasattr(entry, "at_hand") else True
+
+
+def verify(dataset: Dataset, *, test: bool = True) -> None:
+    """Reads or looks at every image before training, so that none fails after it.
+
+    What is held in memory is read; of what is not, a data set looks at its files.
+
+    Args:
+      dataset: Of `load`.
+      test: Whether the test split is needed.
+
+    Raises:
+      UserError: An image that cannot be read, or a label out of range.
+    """
+    for split in SPLITS if test else SPLITS[:2]:
+        getattr(dataset, split).verify()
 
 
 def _load(config: ConfigDict) -> Dataset:
@@ -121,7 +146,7 @@ def _checked(dataset: Dataset, name: str) -> Dataset:
     for split in ("train", "test"):
         if len(getattr(dataset, split)) == 0:
             raise UserError(f"data set {name!r}: the {split} split is empty")
-    dtypes = {split: np.dtype(getattr(dataset, split).dtype) for split in _SPLITS}
+    dtypes = {split: np.dtype(getattr(dataset, split).dtype) for split in SPLITS}
     if len({*dtypes.values()}) > 1:
         raise UserError(
             f"data set {name!r}: images of all splits must be of one type, uint8 or "
@@ -132,14 +157,44 @@ def _checked(dataset: Dataset, name: str) -> Dataset:
         raise UserError(
             f"data set {name!r}: images must be uint8 or float32, got {dtypes['train']}"
         )
-    splits = {
-        split: dataclasses.replace(getattr(dataset, split), classes=dataset.num_classes)
-        for split in _SPLITS
-    }
+    splits = _identified(
+        {
+            split: dataclasses.replace(
+                getattr(dataset, split), classes=dataset.num_classes
+            )
+            for split in SPLITS
+        }
+    )
     images, _ = splits["train"].take(np.arange(1))
     if images.shape[1:] != tuple(dataset.image_shape):
         raise UserError(
             f"data set {name!r} has images of shape {images.shape[1:]}, and says that "
             f"they are {tuple(dataset.image_shape)}: (height, width, channels)"
         )
-    return dataclasses.replace(dataset, **splits)
+    # Known before anything is left out or changed.
+    parts = dataset.identity.parts
+    return dataclasses.replace(
+        dataset,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+        parts=parts,
+    )
+
+
+def _identified(splits: dict[str, Source]) -> dict[str, Source]:
+    """The sources, in which an example has the same identity in every split."""
+    identities, first = {}, 0
+    for source in splits.values():
+        if source.identities is not None:
+            first = max(first, int(source.identities.max(initial=-1)) + 1)
+    for read in dict.fromkeys(source.read for source in splits.values()):
+        numbers = [s.numbers.max(initial=-1) for s in splits.values() if s.read is read]
+        identities[read] = np.arange(first, first + max(numbers) + 1)
+        first += max(numbers) + 1
+    return {
+        name: source
+        if source.identities is not None
+        else dataclasses.replace(source, identities=identities[source.read])
+        for name, source in splits.items()
+    }

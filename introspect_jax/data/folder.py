@@ -1,18 +1,18 @@
-"""A folder of images: one sub-folder a class, PNG and JPEG."""
+"""A folder of images: one sub-folder a class, at any depth below it."""
 
 import functools
-import os
 
 import numpy as np
 from etils import epath
 
-from introspect_jax.data.images import decode
+from introspect_jax.data import identity
+from introspect_jax.data.listing import check_files, list_images, read_image, warn_of
 from introspect_jax.data.sources import Dataset, Source, cut
 from introspect_jax.errors import UserError
+from introspect_jax.paths import absolute
 
 SUMMARY = "a folder of images, data.data_dir, with one sub-folder a class"
 TEST_FRACTION = 0.2
-SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def load(config) -> Dataset:
@@ -33,74 +33,64 @@ def load(config) -> Dataset:
             "data.name='folder' needs data.load_size, the side in pixels that all "
             f"images are resized to; got {config.load_size}"
         )
-    root = epath.Path(config.data_dir)
+    root = absolute(config.data_dir)
     if not root.is_dir():
         raise UserError(f"data.data_dir: no folder {str(root)!r}")
-    folders = sorted((p for p in root.iterdir() if p.is_dir()), key=lambda p: p.name)
-    folders = [p for p in folders if not p.name.startswith(".")]
-    paths: list[epath.Path] = []
-    labels: list[int] = []
-    for label, folder in enumerate(folders):
-        found = list_images(folder)
-        if not found:
-            raise UserError(f"class folder {str(folder)!r} has no PNG or JPEG images")
-        paths += found
-        labels += [label] * len(found)
-    if len(folders) < 2:
-        raise UserError(
-            f"{str(root)!r} has {len(folders)} sub-folders; there must be one a class, "
-            "at least 2"
-        )
-    label_array = np.asarray(labels, np.int32)
-    source = Source(
-        functools.partial(_read, paths, label_array, config.load_size),
-        np.arange(len(paths)),
+    classes = _classes(root)
+    paths = [path for images in classes.values() for path in images.values()]
+    labels = np.repeat(
+        np.arange(len(classes), dtype=np.int32), [len(i) for i in classes.values()]
     )
-    train, test = cut(len(paths), TEST_FRACTION, label_array)
-    kept, held_out = cut(len(train), config.validation_fraction, label_array[train])
+    size = (config.load_size, config.load_size)
+    try:
+        parts = identity.of_files(
+            {f"class {name!r}": [*found.items()] for name, found in classes.items()}
+        )
+    except OSError as error:
+        raise UserError(f"{str(root)!r} cannot be read: {error}") from error
+    source = Source(
+        functools.partial(_read, paths, labels, size),
+        np.arange(len(paths)),
+        check=lambda numbers: check_files([paths[n] for n in numbers]),
+    )
+    train, test = cut(len(paths), TEST_FRACTION, labels)
+    kept, held_out = cut(len(train), config.validation_fraction, labels[train])
     return Dataset(
         train=source.subset(train[kept]),
         validation=source.subset(train[held_out]),
         test=source.subset(test),
-        class_names=tuple(p.name for p in folders),
-        image_shape=(config.load_size, config.load_size, 3),
+        class_names=tuple(classes),
+        image_shape=(*size, 3),
+        parts=parts,
     )
 
 
-def list_images(folder: epath.Path) -> list[epath.Path]:
-    """The PNG and JPEG files of a folder, by name; hidden ones are left out.
+def at_hand(config) -> bool:
+    """Whether the folder is there."""
+    return bool(config.data_dir) and absolute(config.data_dir).is_dir()
 
-    Raises:
-      UserError: a link that leads nowhere, or what else is neither file nor folder.
-    """
-    found = []
-    for path in sorted(folder.iterdir(), key=lambda p: p.name):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        if _is_file(path):
-            found.append(path)
-        elif not path.is_dir():
+
+def _classes(root: epath.Path) -> dict[str, dict[str, epath.Path]]:
+    """Class name -> its images; warns once of all that is left out."""
+    entries = sorted(root.iterdir(), key=lambda path: path.name)
+    entries = [path for path in entries if not path.name.startswith(".")]
+    listings = {path.name: list_images(path) for path in entries if path.is_dir()}
+    for name, listing in listings.items():
+        if not listing.images:
             raise UserError(
-                f"the image {str(path)!r} is not a file (a broken link?); repair or "
-                "remove it"
+                f"class folder {str(root / name)!r} has no images "
+                f"(PNG, JPEG, GIF or BMP)"
             )
-    return found
-
-
-def _is_file(path: epath.Path) -> bool:
-    # What epath calls a file may be a named pipe, which is waited for without end.
-    return path.is_file() if "://" in str(path) else os.path.isfile(path)
+    if len(listings) < 2:
+        raise UserError(
+            f"{str(root)!r} has {len(listings)} sub-folders; there must be one a "
+            "class, at least 2"
+        )
+    beside = [path for path in entries if path.name not in listings]
+    warn_of([*beside, *(p for found in listings.values() for p in found.left_out)])
+    return {name: found.images for name, found in listings.items()}
 
 
 def _read(paths, labels, size, numbers):
-    images = np.stack([_open(paths[n], size) for n in numbers])
+    images = np.stack([read_image(paths[n], 3, size) for n in numbers])
     return images, labels[numbers]
-
-
-def _open(path: epath.Path, size: int) -> np.ndarray:
-    try:
-        return decode(path.read_bytes(), 3, size)
-    except OSError as error:
-        raise UserError(
-            f"cannot read the image {str(path)!r} ({error}); repair or remove it"
-        ) from error

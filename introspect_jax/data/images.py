@@ -1,6 +1,7 @@
 """Encoded images of any kind and size to uint8 arrays of one shape."""
 
 import io
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -8,15 +9,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # Those that TFDS stores too. Of the others that Pillow knows some start programs (EPS:
 # Ghostscript), whatever the name of the file says.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp")
+_NO_IMAGE = "it is not a PNG, JPEG, GIF or BMP, or it is empty or damaged"
 
 
-def decode(encoded: bytes, channels: int, size: int = 0) -> np.ndarray:
-    """A PNG or JPEG as uint8 `[h, w, channels]`.
+def decode(
+    encoded: bytes, channels: int, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """An image as uint8 `[h, w, channels]`; of an animation the first picture.
 
     Args:
       encoded: the file's content.
       channels: 3 (RGB) or 1 (grey levels).
-      size: 0 keeps the image's own, otherwise see `fit`.
+      size: `(h, w)`, see `fit`; None keeps the image's own.
 
     Raises:
       OSError: not an image, damaged, or unreasonably large.
@@ -28,7 +33,7 @@ def decode(encoded: bytes, channels: int, size: int = 0) -> np.ndarray:
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         converted = upright.convert("RGB" if channels == 3 else "L")
     except UnidentifiedImageError as error:
-        raise OSError("it is not a PNG or JPEG, or it is empty or damaged") from error
+        raise OSError(_NO_IMAGE) from error
     except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise OSError(str(error)) from error
     if size:
@@ -37,14 +42,40 @@ def decode(encoded: bytes, channels: int, size: int = 0) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """The central square at `size` pixels; shrinking averages, without aliasing."""
-    if image.size == (size, size):
+def check_header(file: BinaryIO, length: int) -> None:
+    """Raises an OSError for a file that is no image, by its first bytes.
+
+    Args:
+      file: Opened for reading.
+      length: Of the file in bytes.
+    """
+    if not length:
+        raise OSError("it is empty")
+    try:
+        with Image.open(file, formats=_FORMATS):
+            pass  # reads the header and no pixels
+    except UnidentifiedImageError as error:
+        raise OSError(_NO_IMAGE) from error
+    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise OSError(str(error)) from error
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The largest centred part of the shape of `size`, `(h, w)`, resized to it;
+    shrinking averages, without aliasing."""
+    height, width = size
+    if image.size == (width, height):
         return image
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box_width: float = image.width
+    box_height: float = image.height
+    # What is taken of the image, as wide or as high as it is.
+    if image.width * height <= image.height * width:
+        box_height = image.width * height / width
+    else:
+        box_width = image.height * width / height
+    left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
     return image.resize(
-        (size, size),
+        (width, height),
         Image.Resampling.BILINEAR,
-        box=(left, top, left + side, top + side),
+        box=(left, top, left + box_width, top + box_height),
     )

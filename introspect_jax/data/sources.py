@@ -1,20 +1,26 @@
 """What a data set is made of: labelled images of one shape, read by number."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from introspect_jax.data.identity import Identity, Part, of_sources
 from introspect_jax.errors import UserError
 
+SPLITS = ("train", "validation", "test")
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# Numbers `[n]` -> None; raises a UserError for images that cannot be read.
+Check = Callable[[np.ndarray], None]
 # Splits are the data set's, not the run's: one seed for all, whatever `config.seed`.
 SPLIT_SEED = 0
+_PIECE = 1024  # examples that are read at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +34,9 @@ class Source:
       dtype: of the images: uint8 (pixels), or float32 in units of their own, by which
         `data.mean` and `data.std` are given then.
       classes: how many there are; if not 0, labels are checked when they are read.
+      check: looks at the files of numbers `[n]` without decoding them, or None.
+      identities: int `[largest number + 1]`, the same for the same example in every
+        split of the data set; None: the numbers are.
     """
 
     read: Read
@@ -35,6 +44,8 @@ class Source:
     in_memory: bool = False
     dtype: DTypeLike = np.uint8
     classes: int = 0
+    check: Check | None = None
+    identities: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -71,18 +82,55 @@ class Source:
         """The source that has only these positions, in their order."""
         return dataclasses.replace(self, numbers=self.numbers[positions])
 
-    def held(self) -> "Source":
-        """The same images, held in memory from the first reading on."""
+    def held(self, threads: int = 1) -> "Source":
+        """The same images, held in memory from the first reading on.
+
+        Args:
+          threads: That read them.
+        """
         if self.in_memory:
             return self
-        loaded = functools.cache(lambda: array_source(*self.read(self.numbers)))
-        positions = np.arange(len(self))
+        loaded = functools.cache(lambda: array_source(*self._all(threads)))
         return dataclasses.replace(
             self,
             read=lambda numbers: loaded().take(numbers),
-            numbers=positions,
+            numbers=np.arange(len(self)),
+            identities=self.known_as(),
             in_memory=True,
         )
+
+    def _all(self, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """All images and labels."""
+        first, labels = self.read(self.numbers[:_PIECE])
+        images = np.empty((len(self), *first.shape[1:]), first.dtype)
+        all_labels = np.empty(len(self), labels.dtype)
+
+        def read(start: int) -> None:
+            piece = slice(start, start + _PIECE)
+            images[piece], all_labels[piece] = self.read(self.numbers[piece])
+
+        images[:_PIECE], all_labels[:_PIECE] = first, labels
+        with concurrent.futures.ThreadPoolExecutor(max(threads, 1)) as pool:
+            for _ in pool.map(read, range(_PIECE, len(self), _PIECE)):
+                pass  # an error in a thread is raised here
+        return images, all_labels
+
+    def known_as(self) -> np.ndarray:
+        """Int `[len]`: what each example is known as in other splits."""
+        numbers, known = self.numbers, self.identities
+        return numbers if known is None else known[numbers]
+
+    def verify(self) -> None:
+        """Reads what is in memory, and looks at the files of what is not.
+
+        Raises:
+          UserError: an image that cannot be read, or a label out of range.
+        """
+        if self.in_memory:
+            for start in range(0, len(self), _PIECE):
+                self.take(np.arange(start, min(start + _PIECE, len(self))))
+        elif self.check is not None:
+            self.check(self.numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +143,7 @@ class Dataset:
       test: read once, at the end.
       class_names: `[classes]`.
       image_shape: `(h, w, c)` of the images as read.
+      parts: what `data.identity` can say of its examples beyond what the splits hold.
     """
 
     train: Source
@@ -102,6 +151,15 @@ class Dataset:
     test: Source
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
+    parts: Mapping[str, Part] | None = None
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """What tells the data set from another; see `data.identity`."""
+        parts = self.parts
+        if parts is None:
+            parts = of_sources({name: getattr(self, name) for name in SPLITS})
+        return Identity(self.class_names, parts)
 
     @property
     def num_classes(self) -> int:
@@ -109,12 +167,12 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """What can be known of the data without reading them, for a file of JSON."""
-        splits = ("train", "validation", "test")
         return {
             "class_names": list(self.class_names),
             "image_shape": list(self.image_shape),
             "dtype": str(np.dtype(self.train.dtype)),
-            "examples": {split: len(getattr(self, split)) for split in splits},
+            "examples": {split: len(getattr(self, split)) for split in SPLITS},
+            "parts": self.identity.to_json()["parts"],
         }
 
     def describe_classes(self) -> dict[str, int | str]:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import http.client
 import importlib.util
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -11,11 +12,14 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from etils import epath
 
 from introspect_jax import data
+from introspect_jax.data import identity
 from introspect_jax.data.images import decode
 from introspect_jax.data.sources import Dataset, Source, cut
 from introspect_jax.errors import UserError, nearest
+from introspect_jax.paths import absolute
 
 SUMMARY = "prepared data of TFDS, or what it can download and prepare"
 NAMES = ("any image classification of TFDS",)
@@ -40,8 +44,9 @@ def load(config) -> Dataset:
         builder = _builder(config)
     image_key, label_key, shape = _features(builder, config)
     labels = builder.info.features[label_key]
+    size = shape[:2] if config.load_size > 0 else None
     train, test = (
-        _source(builder, split, image_key, label_key, shape, config.load_size)
+        _source(builder, split, image_key, label_key, shape, size)
         for split in (config.train_split, config.test_split)
     )
     kept, held_out = cut(len(train), config.validation_fraction)
@@ -51,6 +56,51 @@ def load(config) -> Dataset:
         test=test,
         class_names=tuple(labels.int2str(i) for i in range(labels.num_classes)),
         image_shape=shape,
+        parts=_parts(builder),
+    )
+
+
+def at_hand(config) -> bool:
+    """Whether the data set is prepared."""
+    try:
+        return _builder(config).is_prepared()
+    except UserError:
+        return False
+
+
+def _parts(builder) -> dict[str, identity.Part]:
+    """Of every split, by the files that hold its records."""
+    splits = builder.info.splits
+    groups = {
+        f"split {name!r}": [
+            (os.path.basename(path), epath.Path(path)) for path in split.filepaths
+        ]
+        for name, split in splits.items()
+    }
+    examples = {f"split {name!r}": split.num_examples for name, split in splits.items()}
+    try:
+        return identity.of_files(groups, examples)
+    except OSError as error:
+        raise UserError(
+            f"data set {builder.info.name!r}: a file of {str(builder.data_path)!r} "
+            f"cannot be read ({error}); prepare the data set again"
+        ) from error
+
+
+def _identities(builder, split: str) -> np.ndarray:
+    """Of each record of a split, such as `train[:80%]`, its number among the records
+    of all whole splits, one after the other."""
+    from tensorflow_datasets.core import ReadInstruction
+
+    splits = builder.info.splits
+    counts = [splits[name].num_examples for name in sorted(splits)]
+    first = dict(zip(sorted(splits), np.cumsum([0, *counts]), strict=False))
+    return np.concatenate(
+        [
+            first[part.splitname]
+            + np.arange(part.from_ or 0, part.to or splits[part.splitname].num_examples)
+            for part in ReadInstruction.from_spec(split).to_absolute(splits)
+        ]
     )
 
 
@@ -87,7 +137,8 @@ def _builder(config):
     # It warns of what is not prepared, which is then said in full or put right.
     logging.set_verbosity(min(level, logging.ERROR))
     try:
-        return tfds.builder(config.name, data_dir=config.data_dir or None)
+        where = str(absolute(config.data_dir)) if config.data_dir else None
+        return tfds.builder(config.name, data_dir=where)
     except tfds.core.DatasetNotFoundError as error:
         own = [name for name in data.DOOR.entries if name != "tfds_reader"]
         catalogue = tfds.list_builders(with_community_datasets=False)
@@ -113,8 +164,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _prepared(where) -> str:
-    from etils import epath
-
     found = epath.Path(where).glob("*/*/dataset_info.json")
     return ", ".join(sorted({p.parent.parent.name for p in found})) or "none"
 
@@ -193,7 +242,7 @@ def _source(builder, split, image_key, label_key, shape, resized_to) -> Source:
             f"({_first_line(error)})"
         ) from error
     read = functools.partial(_read, records, image_key, label_key, shape, resized_to)
-    return Source(read, np.arange(len(records)))
+    return Source(read, np.arange(len(records)), identities=_identities(builder, split))
 
 
 def _read(records, image_key, label_key, shape, resized_to, numbers):

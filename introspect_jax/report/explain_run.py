@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from introspect_jax.binding import bind
-from introspect_jax.data.folder import list_images
-from introspect_jax.data.images import decode
+from introspect_jax.data.listing import list_images, read_image, warn_of
 from introspect_jax.errors import UserError
 from introspect_jax.explain import (
     agreement,
@@ -24,6 +23,7 @@ from introspect_jax.explain import (
 )
 from introspect_jax.explain.stability import parameter_paths
 from introspect_jax.models import last_layer, make_logits_fn, offers
+from introspect_jax.paths import absolute
 from introspect_jax.report import explained, figures
 from introspect_jax.restore import Run
 from introspect_jax.train.files import write_json
@@ -192,7 +192,7 @@ def _paths_of(variables, arrays) -> list[str]:
 
 
 def read_folder(path: str, run: Run) -> np.ndarray:
-    """All PNG and JPEG images of a folder, as the run's own images are read.
+    """All images below a folder, as the run's own images are read.
 
     Raises:
       UserError: No such folder, no images, one that cannot be read, or a run on images
@@ -205,19 +205,15 @@ def read_folder(path: str, run: Run) -> np.ndarray:
             "images in units of their own; call run.logits_fn on such arrays instead "
             "(introspect_jax.restore.load)"
         )
-    folder = epath.Path(path)
+    folder = absolute(path)
     if not folder.is_dir():
         raise UserError(f"--images: no folder {path!r}")
-    files = list_images(folder)
-    if not files:
-        raise UserError(f"--images: {path!r} has no PNG or JPEG images")
-    pixels = []
-    for file in files:
-        try:
-            pixels.append(decode(file.read_bytes(), shape[2], shape[0]))
-        except OSError as error:
-            raise UserError(f"cannot read the image {str(file)!r} ({error})") from error
-    return np.stack(pixels)
+    listing = list_images(folder)
+    if not listing.images:
+        raise UserError(f"--images: {path!r} has no images (PNG, JPEG, GIF or BMP)")
+    warn_of(listing.left_out)
+    images = [read_image(p, shape[2], shape[:2]) for p in listing.images.values()]
+    return np.stack(images)
 
 
 def show(rows: list[dict[str, Any]], output: epath.Path) -> None:

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, on any file system."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from absl import logging
 from etils import epath
 
 from introspect_jax.errors import UserError
+
+# Of the other fields of a file.
+_DIGEST = "file_sha256"
 
 
 @contextlib.contextmanager
@@ -45,8 +49,19 @@ def write_json(path: epath.Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def write_checked_json(path: epath.Path, value: dict[str, Any]) -> None:
+    """As `write_json`, with a digest by which `read_json` finds damage."""
+    write_json(path, value | {_DIGEST: _digest(value)})
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: epath.Path, *needed: str) -> dict[str, Any]:
     """The object that is in the file, with all that is needed of it.
+
+    A digest of `write_checked_json` is compared and left out.
 
     Raises:
       UserError: it is damaged.
@@ -57,6 +72,8 @@ def read_json(path: epath.Path, *needed: str) -> dict[str, Any]:
             raise ValueError("it is not an object")
         if missing := [name for name in needed if name not in found]:
             raise ValueError(f"it has no {missing[0]!r}")
+        if _DIGEST in found and found.pop(_DIGEST) != _digest(found):
+            raise ValueError("it does not match its SHA-256")
         return found
     except ValueError as error:
         raise UserError(

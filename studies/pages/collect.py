@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax.config import fields
 from introspect_jax.errors import UserError
+from introspect_jax.paths import absolute
 from introspect_jax.train.files import read_json, read_lines
 from studies.records import read_results
 
@@ -69,7 +70,7 @@ def collect(workdir: str, output: epath.Path) -> Collected:
     Raises:
       UserError: not the folder of a study, or nothing finished in it.
     """
-    root = epath.Path(workdir)
+    root = absolute(workdir)
     stored = root / "study.json"
     if not stored.exists():
         raise UserError(

@@ -9,6 +9,7 @@ from etils import epath
 from introspect_jax.binding import for_pictures, over_many
 from introspect_jax.errors import UserError
 from introspect_jax.explain import render
+from introspect_jax.paths import absolute
 from introspect_jax.report import figures
 from introspect_jax.restore import Run, load
 from introspect_jax.train.files import write_json, write_text
@@ -37,7 +38,7 @@ def report(workdir: str, output: str) -> dict[str, Any]:
     Raises:
       UserError: see `collect`, or a folder that cannot be written.
     """
-    target = epath.Path(output)
+    target = absolute(output)
     collected = collect(workdir, target)
     summary = statistics.summarise(collected)
     try:

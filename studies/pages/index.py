@@ -5,6 +5,7 @@ from typing import Any
 from etils import epath
 
 from introspect_jax.errors import UserError
+from introspect_jax.paths import absolute
 from introspect_jax.train.files import read_json, write_text
 from studies.pages.page import device_words
 from studies.pages.tables import difference, p_value, ratio, to_markdown
@@ -16,7 +17,7 @@ def write_index(results: str) -> str:
     Raises:
       UserError: no results there.
     """
-    root = epath.Path(results)
+    root = absolute(results)
     found = sorted(root.glob("*/statistics.json"))
     if not found:
         raise UserError(

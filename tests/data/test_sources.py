@@ -95,7 +95,7 @@ def test_folder_errors(folder, config):
     with pytest.raises(UserError, match=r"cannot read the image .*bee/0\.png"):
         read_everything()
     (folder / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty' has no PNG or JPEG"):
+    with pytest.raises(UserError, match=r"empty' has no images"):
         data.load(config)
     config.data_dir = str(folder / "nowhere")
     with pytest.raises(UserError, match="no folder"):
@@ -125,7 +125,7 @@ def test_images_of_every_kind_are_decoded():
     # The centre, not the whole; averaged, so that one bright pixel is not lost.
     wide = np.zeros((4, 8, 3), np.uint8)
     wide[:, :2], wide[1, 3] = 255, 160
-    small = decode(image_bytes(wide), 3, 2)
+    small = decode(image_bytes(wide), 3, (2, 2))
     assert small.shape == (2, 2, 3)
     assert 20 < small[0, 0, 0] < 60
 

@@ -173,7 +173,7 @@ def damage(count: int, seed: int = 0) -> tuple[dict[str, int], list[str]]:
         if draw.random_sample() < 0.2:
             del content[draw.randint(1, len(content)) :]
         try:
-            image = decode(bytes(content), 3, SIZE)
+            image = decode(bytes(content), 3, (SIZE, SIZE))
         except OSError:
             told["refused"] += 1
         except Exception as error:

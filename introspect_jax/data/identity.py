@@ -1,0 +1,184 @@
+"""Which data a run was trained on: a digest of class names and examples.
+
+It is that of the data set itself, before subsets, noise and the validation cut, and
+does not depend on where the data lie.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from etils import epath
+
+if TYPE_CHECKING:
+    from introspect_jax.data.sources import Source
+
+# Files that together are no larger, and no more, are read in whole; of others only
+# names and sizes are known.
+_CHEAP_BYTES, _CHEAP_FILES = 100_000_000, 10_000
+# Waiting for a disk or an object store is most of what a small file costs.
+THREADS = 16
+_PIECE = 4096
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some of the examples, such as those of a class or of a split.
+
+    Attributes:
+      examples: How many there are.
+      sha256: Of their names, sizes and, where that is cheap, bytes.
+    """
+
+    examples: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What tells a data set from another.
+
+    Attributes:
+      class_names: `[classes]`.
+      parts: Name of a part, as in `"class 'cat'"` -> its examples.
+    """
+
+    class_names: tuple[str, ...]
+    parts: Mapping[str, Part]
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Digest of all of it."""
+        return _sha256(json.dumps(self.to_json(), sort_keys=True).encode())
+
+    def to_json(self) -> dict[str, Any]:
+        """As `from_json` takes it."""
+        parts = {name: dataclasses.asdict(part) for name, part in self.parts.items()}
+        return {"class_names": list(self.class_names), "parts": parts}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Identity":
+        """The inverse of `to_json`; raises KeyError or TypeError for anything else."""
+        parts = {name: Part(**part) for name, part in value["parts"].items()}
+        return cls(tuple(value["class_names"]), parts)
+
+    def difference(self, now: "Identity") -> str:
+        """What is other about the data `now`, for people; empty if nothing is."""
+        return differing_classes(self.class_names, now.class_names) or self._differing(
+            now.parts
+        )
+
+    def _differing(self, now: Mapping[str, Part]) -> str:
+        names = [n for n in {**self.parts, **now} if self.parts.get(n) != now.get(n)]
+        shown = []
+        for name in names[:_SHOWN]:
+            then, here = self.parts.get(name), now.get(name)
+            if here is None or then is None:
+                shown.append(f"{name} is {'gone' if here is None else 'new'}")
+            elif here.examples != then.examples:
+                shown.append(
+                    f"{name} has {here.examples:,} examples, not {then.examples:,}"
+                )
+            else:
+                shown.append(f"{name} has other examples")
+        more = len(names) - len(shown)
+        return "; ".join(shown) + (f"; and {more} more" if more else "")
+
+
+def differing_classes(then: Sequence[str], now: Sequence[str]) -> str:
+    """What is other about the class names `now`, for people; empty if nothing is."""
+    if tuple(then) == tuple(now):
+        return ""
+    parts = [] if len(then) == len(now) else [f"{len(now)} classes, not {len(then)}"]
+    for word, names in (
+        ("new", [n for n in now if n not in set(then)]),
+        ("gone", [n for n in then if n not in set(now)]),
+    ):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            parts.append(f"{word}: {', '.join(map(repr, names[:_SHOWN]))}{more}")
+    return "; ".join(parts) or "the classes are in another order"
+
+
+def of_sources(sources: Mapping[str, "Source"]) -> dict[str, Part]:
+    """Parts of what the splits hold; splits of one source are one part, so that it
+    does not matter where they were cut.
+
+    Of sources in memory labels and pixels count; of others that say no more, their
+    length.
+
+    Args:
+      sources: Split -> source, as `load` of a data set makes them.
+    """
+    together: dict[Any, list[str]] = {}
+    for split, source in sources.items():
+        together.setdefault(source.read, []).append(split)
+    parts = {}
+    for splits in together.values():
+        first = sources[splits[0]]
+        numbers = np.unique(np.concatenate([sources[s].numbers for s in splits]))
+        if first.in_memory:
+            digest = _of_arrays(first, numbers)
+        else:
+            digest = _sha256(f"{len(numbers)} {np.dtype(first.dtype)}".encode())
+        parts[" and ".join(splits)] = Part(len(numbers), digest)
+    return parts
+
+
+def _of_arrays(source: "Source", numbers: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(numbers), _PIECE):
+        images, labels = source.read(numbers[start : start + _PIECE])
+        images = np.asarray(images)
+        digest.update(f"{images.dtype}{images.shape}".encode())
+        digest.update(np.ascontiguousarray(images).tobytes())
+        digest.update(np.ascontiguousarray(labels, np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def of_files(
+    groups: Mapping[str, Sequence[tuple[str, epath.Path]]],
+    examples: Mapping[str, int] | None = None,
+) -> dict[str, Part]:
+    """Parts of groups of files.
+
+    Args:
+      groups: Name of a part -> names and paths of its files; a name is the same
+        wherever the data lie.
+      examples: Name of a part -> how many it has; by default one a file.
+
+    Raises:
+      OSError: A file is not there or cannot be read.
+    """
+    paths = {os.fspath(path): path for files in groups.values() for _, path in files}
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        sizes = dict(zip(paths, pool.map(_size, paths.values()), strict=True))
+        cheap = len(sizes) <= _CHEAP_FILES and sum(sizes.values()) <= _CHEAP_BYTES
+        bytes_of: Iterable[str] = [""] * len(paths)
+        if cheap:
+            bytes_of = pool.map(lambda path: _sha256(path.read_bytes()), paths.values())
+        contents = dict(zip(paths, bytes_of, strict=True))
+    parts = {}
+    for group, files in groups.items():
+        lines = [
+            [name, sizes[os.fspath(path)], contents[os.fspath(path)]]
+            for name, path in files
+        ]
+        count = len(files) if examples is None else examples[group]
+        parts[group] = Part(count, _sha256(json.dumps([count, lines]).encode()))
+    return parts
+
+
+def _size(path: epath.Path) -> int:
+    return path.stat().length
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,131 @@
+"""The images below a folder: found at any depth, and looked at before they are read."""
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from introspect_jax.data.identity import THREADS
+from introspect_jax.data.images import SUFFIXES, check_header, decode
+from introspect_jax.errors import UserError
+
+
+@dataclasses.dataclass
+class Listing:
+    """What folders have.
+
+    Attributes:
+      images: Name below its folder, with `/` -> path; in the order of names.
+      left_out: Files that no decoder is there for.
+    """
+
+    images: dict[str, epath.Path]
+    left_out: list[epath.Path]
+
+
+def list_images(folder: epath.Path) -> Listing:
+    """The images below a folder, at any depth; hidden files are not looked at.
+
+    Raises:
+      UserError: A link that leads nowhere, or an image that is no file.
+    """
+    images, left_out = {}, []
+    for path in sorted(_files(folder), key=str):
+        if path.suffix.lower() in SUFFIXES:
+            images[_below(path, folder)] = path
+        else:
+            left_out.append(path)
+    return Listing(dict(sorted(images.items())), left_out)
+
+
+def warn_of(left_out: Sequence[epath.Path]) -> None:
+    """One warning for all files that are no images."""
+    if left_out:
+        noun = "file" if len(left_out) == 1 else "files"
+        logging.warning(
+            "%d %s left out, for example %r: images are %s",
+            len(left_out),
+            noun,
+            str(left_out[0]),
+            ", ".join(SUFFIXES),
+        )
+
+
+def check_files(paths: Sequence[epath.Path]) -> None:
+    """Looks at size and header of every file, many at once.
+
+    Raises:
+      UserError: One is no image.
+    """
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(_check, paths):
+            pass  # an error in a thread is raised here
+
+
+def read_image(
+    path: epath.Path, channels: int, size: tuple[int, int] | None
+) -> np.ndarray:
+    """The image as `decode` gives it.
+
+    Raises:
+      UserError: It cannot be read.
+    """
+    try:
+        return decode(path.read_bytes(), channels, size)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _check(path: epath.Path) -> None:
+    try:
+        with path.open("rb") as file:
+            check_header(file, path.stat().length)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: epath.Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot read the image {str(path)!r} ({error}); repair or remove it"
+    )
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    """Files at any depth, links followed."""
+    if "://" in str(folder):
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                yield from _files(path)
+            else:
+                yield path
+        return
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.startswith("."):
+                continue
+            path = os.path.join(parent, name)
+            # Not for what else there is: a named pipe is waited for without end.
+            if os.path.isfile(path):
+                yield epath.Path(path)
+            elif name.lower().endswith(SUFFIXES):
+                raise UserError(
+                    f"the image {path!r} is not a file (a broken link?); repair or "
+                    "remove it"
+                )
+
+
+def _below(path: epath.Path, folder: epath.Path) -> str:
+    return os.fspath(path)[len(os.fspath(folder)) :].strip("/").replace(os.sep, "/")

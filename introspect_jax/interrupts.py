@@ -1,0 +1,70 @@
+"""Ctrl-C, once and twice: what is being written is finished, without a trace."""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+# Within this of the last one, a Ctrl-C is the same one: keys bounce, and people are
+# impatient.
+_SAME_SECONDS = 1.0
+_last = float("-inf")
+
+
+def _is_new() -> bool:
+    """Whether this Ctrl-C is another one than the last."""
+    global _last
+    before, _last = _last, time.monotonic()
+    return _last - before > _SAME_SECONDS
+
+
+def install() -> None:
+    """From now on a Ctrl-C raises one KeyboardInterrupt, however often it is pressed
+    within a second. For commands, in their main thread."""
+
+    def interrupt(number, frame):
+        del number, frame
+        if _is_new():
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def ignore() -> None:
+    """From now on a Ctrl-C does nothing: the process is about to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def deferred(what: str) -> Iterator[None]:
+    """Within it, a Ctrl-C is remembered, and raised at the end of it; one that comes
+    more than a second later does not wait.
+
+    Args:
+      what: Is being done, as in "the checkpoint is being written".
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    pending = False
+
+    def remember(number, frame):
+        del number, frame
+        nonlocal pending
+        if not _is_new():
+            pending = True
+            return
+        if pending:
+            raise KeyboardInterrupt
+        pending = True
+        print(f"{what}; Ctrl-C again does not wait", file=sys.stderr, flush=True)
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending:
+        raise KeyboardInterrupt

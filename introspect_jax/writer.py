@@ -1,0 +1,185 @@
+"""One writer for a folder: the second is refused, and one that was killed is not asked.
+
+On local disks, and on network file systems whose locks work, the kernel decides: its
+lock ends with the process that held it. Elsewhere (`gs://`, network file systems
+without locks) the record of the writer decides, which is written anew every few
+seconds: whoever finds the record of another host watches it for a while. Two that start
+there within `_SETTLING_SECONDS` of each other may both find nothing; the one that wrote
+first is refused when it reads the record again, unless the store shows it old content.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any
+
+from absl import logging
+from etils import epath
+
+from introspect_jax.errors import UserError
+
+NAME = ".writer"
+_BEAT_SECONDS, _BEAT_SECONDS_REMOTE = 5.0, 15.0
+_SETTLING_SECONDS = 2.0
+_LOCKED = (errno.EACCES, errno.EAGAIN)
+
+
+@contextlib.contextmanager
+def only_writer(folder: epath.Path, flag: str = "--workdir") -> Iterator[None]:
+    """Within it, no other process writes to the folder in this way.
+
+    Args:
+      folder: There, and writable.
+      flag: What chooses another folder, for the message.
+
+    Raises:
+      UserError: Another process writes to it; names the process.
+    """
+    remote = "://" in os.fspath(folder)
+    with contextlib.ExitStack() as stack:
+        locked = False
+        if not remote:
+            file = stack.enter_context(open(folder / NAME, "a+b"))
+            locked = _lock(file, folder, flag)
+        record = folder / NAME
+        before = _read(record)
+        # The kernel's word is the last one about processes of its own.
+        if before and not (locked and before.get("kernel") == _kernel()):
+            _watch(record, before, folder, flag, remote)
+        beat = _BEAT_SECONDS_REMOTE if remote else _BEAT_SECONDS
+        mine = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "kernel": _kernel(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "id": uuid.uuid4().hex,
+        }
+        _write(record, mine, 0)
+        if not locked:
+            time.sleep(_SETTLING_SECONDS)
+            now = _read(record)
+            if now and now.get("id") != mine["id"]:
+                raise _refusal(folder, now, flag)
+        stack.callback(_clear, record, mine)
+        stack.enter_context(_beating(record, mine, beat))
+        yield
+
+
+def _lock(file: IO[bytes], folder: epath.Path, flag: str) -> bool:
+    """Takes the kernel's lock; False where the file system has none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _LOCKED:
+            raise _refusal(folder, _read(folder / NAME) or {}, flag) from None
+        logging.warning(
+            "%s: its file system has no locks (%s); that no other process writes there "
+            "is known by a record of the writer alone",
+            folder,
+            error.strerror,
+        )
+        return False
+    return True
+
+
+def _watch(
+    record: epath.Path, before: dict, folder: epath.Path, flag: str, remote: bool
+) -> None:
+    """Waits for the next beat of another writer; there is none if it was killed."""
+    seconds = 3 * (_BEAT_SECONDS_REMOTE if remote else _BEAT_SECONDS)
+    logging.warning(
+        "%s: %s was the last to write there and did not say that it has ended; waiting "
+        "%.0f s for a sign of life",
+        folder,
+        _who(before),
+        seconds,
+    )
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(min(1.0, seconds / 10))
+        now = _read(record)
+        if now is None:
+            return  # it has ended
+        if now != before:
+            raise _refusal(folder, now, flag)
+
+
+@contextlib.contextmanager
+def _beating(
+    record: epath.Path, mine: dict[str, Any], seconds: float
+) -> Iterator[None]:
+    done = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not done.wait(seconds):
+            count += 1
+            with contextlib.suppress(OSError):  # a full disk is reported by others
+                _write(record, mine, count)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _write(record: epath.Path, mine: dict[str, Any], beats: int) -> None:
+    """In its place: a new file would not have the lock."""
+    text = json.dumps(mine | {"beats": f"{beats:012d}"}) + "\n"
+    if "://" in os.fspath(record):
+        record.write_text(text)
+        return
+    with open(record, "r+b") as file:
+        file.write(text.encode())
+        file.truncate()
+
+
+def _clear(record: epath.Path, mine: dict[str, Any]) -> None:
+    """The folder has no writer any more."""
+    with contextlib.suppress(OSError):
+        now = _read(record)
+        if now and now.get("id") == mine["id"]:
+            record.write_text("")
+
+
+def _read(record: epath.Path) -> dict[str, Any] | None:
+    """The record of a writer that has not ended; None if there is none."""
+    try:
+        value = json.loads(record.read_text())
+        return value if isinstance(value, dict) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _kernel() -> str:
+    """What tells the processes of this machine from those of others."""
+    with contextlib.suppress(OSError):
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return socket.gethostname()
+
+
+def _who(record: dict[str, Any]) -> str:
+    if "process" not in record:
+        return "another process"
+    return (
+        f"process {record['process']} on {record.get('host')} (since "
+        f"{record.get('since')})"
+    )
+
+
+def _refusal(folder: epath.Path, record: dict[str, Any], flag: str) -> UserError:
+    return UserError(
+        f"{_who(record)} is writing to {os.fspath(folder)!r}; wait until it ends, stop "
+        f"it, or choose another folder with {flag}"
+    )
