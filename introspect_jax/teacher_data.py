@@ -15,7 +15,12 @@ from introspect_jax.restore import read_facts, recorded_identity
 # A network is given what these make of an image, so they are the same for both.
 _INPUTS = ("data.load_size", "data.image_size", "data.mean", "data.std")
 # What decides which examples are trained on, beside how many are left out of them.
-_SPLITS = ("data.train_split", "data.test_split", "data.validation_fraction")
+_SPLITS = (
+    "data.name",
+    "data.train_split",
+    "data.test_split",
+    "data.validation_fraction",
+)
 
 
 def check_fits(
@@ -49,9 +54,10 @@ def check_fits(
         )
         return
     difference = differing_classes(facts["class_names"], dataset.class_names)
-    shapes = facts["image_shape"], list(dataset.image_shape)
-    if not difference and shapes[0] != shapes[1]:
-        difference = f"images of {shapes[1]}, not {shapes[0]}"
+    now = dataset.describe()
+    for name in ("image_shape", "dtype"):
+        if not difference and facts[name] != now[name]:
+            difference = f"images with {name} {now[name]}, not {facts[name]}"
     if difference:
         raise UserError(
             f"the teacher {str(folder)!r} was trained on other data: here are "
@@ -78,7 +84,8 @@ def _seen(
     if difference:
         return f"was trained on other examples (here: {difference}): {unknown}"
     here, there = fields(config), fields(taught)
-    if all(here[field] == there[field] for field in _SPLITS):
+    same_options = config.data.options == taught.data.options
+    if same_options and all(here[field] == there[field] for field in _SPLITS):
         return ""  # the training split of both was cut from the same, at one place
     copy = ConfigDict(taught.data.to_dict())
     copy.data_dir = config.data.data_dir
@@ -97,6 +104,6 @@ def _seen(
         for split, count in seen.items()
     }
     return (
-        f"was trained on {of['validation']} validation images and {of['test']} test "
-        "images of this run, which will look better than it is"
+        f"was trained on {of['validation']} validation and {of['test']} test images of "
+        "this run, which will look better than it is"
     )

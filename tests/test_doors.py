@@ -360,16 +360,6 @@ def test_data_that_are_not_what_they_say(options, says, config):
         next(assemble(config).batches())
 
 
-def test_a_teacher_of_the_same_loader_and_other_options(config):
-    own(config, "data", "my_data:load", path="here.npz")
-    taught = config.copy_and_resolve_references()
-    restore.check_same_data(config, taught, "teacher")
-    for options in ({"path": "there.npz"}, {"path": "here.npz", "more": 1}, {}):
-        taught.data.options = options
-        with pytest.raises(UserError, match=r"other data: data\.options\.(path|more)"):
-            restore.check_same_data(config, taught, "teacher")
-
-
 def test_pictures_scale_float_images():
     images = np.array([-50.0, 0.0, 50.0], np.float32)
     np.testing.assert_array_equal(displayed(images), [0, 128, 255])

@@ -14,6 +14,7 @@ from tiny import TINY
 from introspect_jax import data, restore, teachers
 from introspect_jax import run as whole_run
 from introspect_jax.config import default_config, validate
+from introspect_jax.data.identity import Part
 from introspect_jax.errors import UserError
 
 ANOTHER = "tiny:build_another"
@@ -164,11 +165,6 @@ def find(config, path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (
-            {"data.name": "cifar10"},
-            "other data: data.name is 'digits' there, 'cifar10'",
-        ),
-        ({"data.validation_fraction": 0.2}, "data.validation_fraction is 0.1 there"),
         ({"data.mean": (0.1,)}, r"data.mean is \(0.5,\) there, \(0.1,\) here"),
         (
             {"method.name": "tf_kd_self", "model.name": ANOTHER},
@@ -181,14 +177,15 @@ def test_a_teacher_that_does_not_fit(trained, student, tmp_path, changes, says):
     path = str(teacher_of(trained))
     config = teach(student, **{"method.teacher": path} | changes)
     with pytest.raises(UserError, match=says):
-        teachers.find("digits", config, epath.Path(tmp_path), None)
+        find(config, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (tuple("0123456789ab"), "10 classes there, 12 here"),
-        (tuple("abcdefghij"), "the classes have other names"),
+        (tuple("0123456789ab"), "here are 12 classes, not 10; new: 'a', 'b'"),
+        (tuple("012345678x"), "here are new: 'x'; gone: '9'"),
+        (tuple("1023456789"), "the classes are in another order"),
     ],
 )
 def test_a_teacher_of_other_classes(trained, student, tmp_path, names, says):
@@ -197,6 +194,49 @@ def test_a_teacher_of_other_classes(trained, student, tmp_path, names, says):
     dataset = dataclasses.replace(data.load(config.data), class_names=names)
     with pytest.raises(UserError, match=says):
         teachers.find("digits", config, epath.Path(tmp_path), dataset)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, ""),
+        ({"data.train_examples": 100}, ""),
+        # The first tenth is the same; of the second, all was trained on.
+        (
+            {"data.validation_fraction": 0.2},
+            "144 of 288 validation and 0 of 360 test",
+        ),
+    ],
+)
+def test_a_teacher_that_saw_what_its_student_is_tested_on(
+    trained, student, tmp_path, caplog, changes, says
+):
+    path = str(teacher_of(trained))
+    config = teach(student, **{"method.teacher": path} | changes)
+    dataset = data.load(config.data)
+    taught = data.load(student.data)
+    assert says == "" or str(len(dataset.validation)) in says
+    both = np.isin(dataset.validation.known_as(), taught.train.known_as()).sum()
+    assert str(both) in says or both == 0
+    with caplog.at_level("WARNING", logger="absl"):
+        find(config, tmp_path)
+    assert caplog.text.count("was trained on") == (says != "")
+    assert says in caplog.text
+
+
+def test_a_teacher_of_other_examples(trained, student, tmp_path, caplog):
+    """Its classes are the same, so it may teach."""
+    config = teach(student, **{"method.teacher": str(teacher_of(trained))})
+    dataset = data.load(config.data)
+    parts = {name: Part(9, "x") for name in dataset.parts}
+    with caplog.at_level("WARNING", logger="absl"):
+        teachers.find(
+            "digits",
+            config,
+            epath.Path(tmp_path),
+            dataclasses.replace(dataset, parts=parts),
+        )
+    assert "has 9 examples, not 1,797): whether it was trained on" in caplog.text
 
 
 def test_a_teacher_that_is_not_there_or_not_finished(trained, student, tmp_path):

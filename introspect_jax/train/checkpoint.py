@@ -63,14 +63,17 @@ class Checkpoints(Restorer):
           meta: JSON-able, given back on restore; `meta["validation"]` holds the
             metrics of this state, or None, and then it is never the best.
         """
-        state = jax.tree.map(jnp.copy, state)
+        with deferred(_BEING_WRITTEN):
+            self._save(jax.tree.map(jnp.copy, state), meta)
+
+    def _save(self, state: TrainState, meta: Meta) -> None:
         meta = meta | {
             "state_sha256": state_sha256(state),
             "arrays": describe_arrays(state),
         }
         step = int(state.step)
         self._policy.add(step, meta)
-        with deferred(_BEING_WRITTEN), self._writing():
+        with self._writing():
             self._delete()
             self._writer.save(
                 step,

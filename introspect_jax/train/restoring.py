@@ -44,7 +44,10 @@ class Restorer:
         """Orbax's part; None where there are no checkpoints."""
         if not self._root.exists():
             return None
-        options = ocp.CheckpointManagerOptions(read_only=True)
+        # The rest is what follows from the first, which Orbax otherwise warns of.
+        options = ocp.CheckpointManagerOptions(
+            read_only=True, create=False, save_interval_steps=0
+        )
         return ocp.CheckpointManager(
             self._root, options=options, item_names=("state", "meta")
         )
@@ -193,6 +196,8 @@ def silence_orbax() -> None:
             before(unraisable)
 
     def keep(record: python_logging.LogRecord) -> bool:
+        if str(record.msg).startswith("Given directory is read only"):
+            return False  # as was asked for
         return not (record.exc_info and forgotten(record.exc_info[1]))
 
     before, sys.unraisablehook = sys.unraisablehook, hook

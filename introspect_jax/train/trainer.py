@@ -113,6 +113,8 @@ class Trainer:
     ) -> tuple[Callable[..., Any], float | None]:
         """The compiled training step, and its FLOPs, all devices together; None where
         they cannot be counted."""
+        if jax.config.jax_disable_jit:
+            return self.train_step, None
         lowered = self.train_step.lower(state, batch)
         method = self.config.method.get(self.config.method.name, {})
         loops = self.config.accumulation_steps > 1 or method.get("chunk_size", 0)
