@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -223,3 +225,75 @@ def linked(folder):
     """An empty folder but for the configs."""
     (folder / "configs").symlink_to(ROOT / "configs")
     return folder
+
+
+def test_class_names_and_folders_that_the_console_cannot_print(tmp_path):
+    generator = np.random.RandomState(0)
+    for name in ("語", os.fsdecode(b"\xffx"), "a$b$"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = generator.randint(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    (tmp_path / "images" / "語" / os.fsdecode(b"\xfe.txt")).touch()
+    folder = tmp_path / "語"
+    done = subprocess.run(
+        [
+            *(sys.executable, "launch/main.py", DIGITS, "--config.data.name=folder"),
+            f"--config.data.data_dir={tmp_path / 'images'}",
+            "--config.data.load_size=8",
+            "--config.batch_size=8",
+            "--config.total_steps=2",
+            f"--config.model.name={TINY}",
+            f"--workdir={folder}",
+        ],
+        cwd=ROOT,
+        env=os.environ
+        | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"?: config, metrics, checkpoints and pictures are there" in done.stdout
+    assert b"Traceback" not in done.stderr, done.stderr
+    assert b"could not be drawn" not in done.stderr
+    assert (folder / "explanations.png").exists()
+    assert (folder / "class_similarity.png").exists()
+
+
+def test_the_same_command_twice(command, tmp_path):
+    """The second is refused, and what the first does is as it would have been."""
+    words = [DIGITS, f"--config.model.name={TINY}", "--config.total_steps=400"]
+    words += ["--config.eval_steps=400", f"--workdir={tmp_path / 'run'}"]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    first = subprocess.Popen(
+        [sys.executable, "launch/main.py", *words],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.DEVNULL,
+    )
+    while first.poll() is None and not (tmp_path / "run" / "data.json").exists():
+        time.sleep(0.1)
+    done = command("main", *words)
+    assert done.returncode == 1
+    line = f"error: process {first.pid} on {socket.gethostname()} (since "
+    assert done.stderr.startswith(line)
+    assert len(done.stderr.splitlines()) == 1
+    first.kill()
+    first.wait()
+    words.append("--config.total_steps=2")
+    done = command("main", *words)  # its lock blocks nobody
+    assert "holds a run of another config (total_steps: 400" in done.stderr
+
+
+def test_home_is_expanded_and_odd_characters_refused(command, tmp_path, monkeypatch):
+    done = command("main", DIGITS, f"--workdir={tmp_path}/lr=[0.1]")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: work folder '{tmp_path}/lr=[0.1]' has [ ], with which checkpoints "
+        "cannot be read again; choose a path without\n"
+    )
+    done = command("main", "--config=~/nowhere.py")
+    home = os.path.expanduser("~")
+    assert f"no config file '{home}/nowhere.py'" in done.stderr
+    done = command("explain", "--workdir=~/nowhere", f"--output={tmp_path}")
+    assert f"'{home}/nowhere' is not the work folder of a run" in done.stderr

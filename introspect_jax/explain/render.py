@@ -52,8 +52,9 @@ def signed_limit(maps: np.ndarray, percentile: float = 99.5) -> float:
 
 
 def plain(text: str) -> str:
-    """Escapes dollar signs, with which matplotlib delimits formulas."""
-    return text.replace("$", r"\$")
+    """Text that matplotlib draws as it is: it takes dollar signs for formulas, and has
+    no glyph for bytes of a file name that are not UTF-8."""
+    return text.encode(errors="replace").decode().replace("$", r"\$")
 
 
 def draw_image(axes: "Axes", image: np.ndarray) -> None:

@@ -128,6 +128,12 @@ def test_images_of_every_kind_are_decoded():
     small = decode(image_bytes(wide), 3, (2, 2))
     assert small.shape == (2, 2, 3)
     assert 20 < small[0, 0, 0] < 60
+    # Of another shape: the largest centred part that has it.
+    image = np.arange(12 * 8, dtype=np.uint8).reshape(12, 8)
+    for size, part in (((4, 8), image[4:8]), ((12, 2), image[:, 3:5])):
+        read = decode(image_bytes(image), 1, size)
+        np.testing.assert_array_equal(read[..., 0], part)
+    assert decode(image_bytes(wide), 3, (32, 48)).shape == (32, 48, 3)
 
 
 def test_unprepared_data_are_reported_at_once(tmp_path, config, monkeypatch):

@@ -1,11 +1,14 @@
 """`launch/explain.py` on a run of the digits."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 from tiny import TINY
+
+from introspect_jax.report import explain_run
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,20 @@ def test_own_images(command, trained, tmp_path):
         np.testing.assert_array_equal(
             found["labels"], found["probabilities"].argmax(-1)
         )
+
+
+def test_own_images_get_the_shape_of_the_run(tmp_path, caplog):
+    """Whatever theirs is, and in whatever folder below they lie."""
+    (tmp_path / "deep").mkdir()
+    pixels = np.arange(32 * 48, dtype=np.uint8).reshape(32, 48)
+    Image.fromarray(pixels).save(tmp_path / "deep" / "a.bmp")
+    (tmp_path / "notes.txt").touch()
+    run = types.SimpleNamespace(dtype="uint8", image_shape=(32, 32, 1))
+    images = explain_run.read_folder(str(tmp_path), run)
+    np.testing.assert_array_equal(images[0, ..., 0], pixels[:, 8:40])
+    run.image_shape = (16, 24, 3)
+    assert explain_run.read_folder(str(tmp_path), run).shape == (1, 16, 24, 3)
+    assert "1 file left out, for example" in caplog.text
 
 
 @pytest.mark.parametrize(
