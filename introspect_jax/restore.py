@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from introspect_jax import data, methods, optimizers
-from introspect_jax.config import default_config, lock, validate
+from introspect_jax.config import default_config, fields, is_option, lock, validate
 from introspect_jax.data.identity import Identity, differing_classes
 from introspect_jax.data.preprocess import Preprocess, make_preprocess
 from introspect_jax.data.sources import Dataset
@@ -88,7 +88,16 @@ def load_config(path: str) -> ConfigDict:
         )
     config = default_config()
     try:
-        config.update(ConfigDict(json.loads(stored.read_text())))
+        written = ConfigDict(json.loads(stored.read_text()))
+        unknown = [n for n in fields(written) if not is_option(n)]
+        unknown = sorted(set(unknown) - fields(config).keys())
+        if unknown:
+            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+            raise ValueError(
+                f"it has the fields of another one, {', '.join(unknown[:3])}{more}; "
+                "use the version that trained the run (CHANGELOG.md)"
+            )
+        config.update(written)
         validate(config)
     except (KeyError, TypeError, ValueError) as error:
         reason = str(error).strip("'\"").splitlines()[0]

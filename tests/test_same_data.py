@@ -197,6 +197,25 @@ def test_a_run_without_digests_is_explained(moved):
     assert loaded.class_names == ("ant", "bee", "hound")
 
 
+def test_a_run_of_a_version_with_other_fields(moved):
+    stored = moved / "run" / "config.json"
+    config = json.loads(stored.read_text())
+    introspective = config["method"]["introspective"]
+    introspective["method"] = introspective.pop("explanation")
+    config["model"]["norm"] = "batch"
+    stored.write_text(json.dumps(config))
+    before = contents(moved)
+    with pytest.raises(
+        UserError,
+        match=r"cannot be used by this version: it has the fields of another one, "
+        r"method\.introspective\.method, model\.norm; use the version",
+    ):
+        restore.load(str(moved / "run"))
+    with pytest.raises(UserError, match="holds a run of another config"):
+        run(moved)
+    assert contents(moved) == before
+
+
 def test_a_flipped_bit_of_what_is_known_of_the_data(moved):
     stored = moved / "run" / "data.json"
     stored.write_text(stored.read_text().replace('"cat"', '"cau"'))
