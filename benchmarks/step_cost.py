@@ -10,7 +10,6 @@ is, its time is null: the analysis needs no run. Beside the cost stands what the
 how far it is from that of standard training with the same normalisation.
 """
 
-import csv
 import pathlib
 import sys
 
@@ -18,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 from absl import app, flags, logging
+from etils import epath
 from timing import (
     free_bytes,
     median_ratio,
@@ -30,6 +30,8 @@ from timing import (
 from introspect_jax.config import default_config
 from introspect_jax.data.sources import Dataset
 from introspect_jax.train.trainer import build
+from studies.pages.collect import collect
+from studies.pages.statistics import summarise
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("classes", ["10", "100", "1000"], "Numbers of classes.")
@@ -57,20 +59,16 @@ VARIANTS = {
     "standard, group norm": STANDARD | SHARED,
     "projection, group norm": SHARED,
 }
-
-
-STUDY = pathlib.Path(__file__).resolve().parents[1] / "results/step_cost/table.csv"
+STUDY = pathlib.Path(__file__).resolve().parents[1] / "results/step_cost"
 
 
 def accuracies() -> dict[str, float]:
-    """Variant -> mean test top-1, percent; empty before the study was run."""
-    if not STUDY.exists():
+    """Variant -> mean test top-1 in percent; empty if the study was not run."""
+    if not (STUDY / "study.json").exists():
         return {}
-    with STUDY.open() as file:
-        return {
-            row["arm"]: 100 * float(row["top1_last.mean"])
-            for row in csv.DictReader(file)
-        }
+    summary = summarise(collect(str(STUDY), epath.Path(STUDY)))
+    rows = [row for part in summary["settings"] for row in part["rows"]]
+    return {row["arm"]: 100 * row["top1_last"]["mean"] for row in rows}
 
 
 class Step:

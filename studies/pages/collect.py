@@ -150,9 +150,7 @@ def _record(
             step % regular[split] == 0 or step == config["total_steps"]
         ):
             kept = {n: line[n] for n in _CURVES[split] if n in line}
-            curves[split].append(
-                {n: float(f"{v:.6g}") if n != "step" else v for n, v in kept.items()}
-            )
+            curves[split].append(kept)  # not rounded: statistics are made of it
     every = max(1, math.ceil(len(curves["train"]) / _CURVE_POINTS))
     curves["train"] = curves["train"][::-1][::every][::-1]  # the last is among them
     return {

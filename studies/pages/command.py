@@ -32,7 +32,7 @@ def report(workdir: str, output: str) -> dict[str, Any]:
       output: folder, made if need be.
 
     Returns:
-      What is in `statistics.json`, with NaN for its nulls.
+      What is in `statistics.json`, not rounded and with NaN for its nulls.
 
     Raises:
       UserError: see `collect`, or a folder that cannot be written.
@@ -59,8 +59,9 @@ def report(workdir: str, output: str) -> dict[str, Any]:
     }
     pictures[summary["settings"][0]["setting"]] += _heat_maps(collected, target)
     write_json(target / "study.json", collected.study)
-    write_json(target / "statistics.json", statistics.jsonable(summary))
-    write_text(target / "table.csv", tables.to_csv(summary))
+    stored = statistics.rounded(summary)
+    write_json(target / "statistics.json", statistics.jsonable(stored))
+    write_text(target / "table.csv", tables.to_csv(stored))
     write_text(target / "table.tex", tables.to_latex(summary))
     write_text(target / "README.md", page.page(collected, summary, pictures))
     return summary

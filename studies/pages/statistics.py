@@ -32,19 +32,19 @@ def summarise(collected: Collected) -> dict[str, Any]:
     step; p-values are corrected by Holm over all differences of a setting, metric by
     metric. A setting is informative if a positive control is better; what it is for is
     known beforehand, so it is corrected for the number of controls alone.
+
+    Nothing is rounded here: tables, figures and files each round these values once.
     """
     study = collected.study
     settings = [_setting(collected, name) for name in study["settings"]]
-    return _rounded(
-        {
-            "name": study["name"],
-            "question": study["question"],
-            "settings": [s for s in settings if s["rows"]],
-            "tuning": _tuning(collected),
-            "not_run": _not_run(collected),
-            "failed": collected.failed,
-        }
-    )
+    return {
+        "name": study["name"],
+        "question": study["question"],
+        "settings": [s for s in settings if s["rows"]],
+        "tuning": _tuning(collected),
+        "not_run": _not_run(collected),
+        "failed": collected.failed,
+    }
 
 
 def _setting(collected: Collected, setting: str) -> dict[str, Any]:
@@ -203,12 +203,17 @@ def _last(record: Row, name: str) -> float | None:
     return train[-1].get(name) if train else None
 
 
-def _rounded(value: Any) -> Any:
-    """Six digits: the same whatever the versions of NumPy and SciPy."""
+def rounded(value: Any) -> Any:
+    """Six significant digits, for the files that other programs read.
+
+    These digits are the same in all versions of NumPy and SciPy. Do not format a table
+    from them: a value rounded twice may end in another digit (1.230504 -> 1.2305 ->
+    1.230).
+    """
     if isinstance(value, dict):
-        return {name: _rounded(part) for name, part in value.items()}
+        return {name: rounded(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [_rounded(part) for part in value]
+        return [rounded(part) for part in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
