@@ -43,7 +43,8 @@ def explain_run(
 ) -> list[dict[str, Any]]:
     """Writes pictures, `maps.npz` and `metrics.json`.
 
-    The pictures: `explanations.png`, a grid; `strip_<i>.png`, all classes of one image;
+    The pictures: `explanations_<i>.png`, grids of four images each; `strip_<i>.png`,
+    all classes of one image (of many classes, the most similar);
     `class_similarity.png`, the matrix over test images.
 
     Args:
@@ -80,8 +81,10 @@ def explain_run(
 
     names = run.class_names
     found = explained.explain(run, pixels, labels, config)
-    grid = figures.explanations(found, names, config, overlay=True)
-    render.save(grid, output / "explanations.png")
+    for number, first in enumerate(range(0, len(pixels), figures.EXAMPLES)):
+        part = found.part(slice(first, first + figures.EXAMPLES))
+        grid = figures.explanations(part, names, config, overlay=True)
+        render.save(grid, output / f"explanations_{number}.png")
     some = slice(0, min(STRIPS, len(pixels)))
     all_classes = explained.explain(
         run,

@@ -36,6 +36,17 @@ class Explained:
     classes: np.ndarray
     maps: np.ndarray
 
+    def part(self, images: slice) -> "Explained":
+        """Some of the images."""
+        return dataclasses.replace(
+            self,
+            **{
+                field.name: getattr(self, field.name)[images]
+                for field in dataclasses.fields(self)
+                if field.name != "known"
+            },
+        )
+
 
 def choose(run: Run, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Test images, half of them wrongly classified where there are as many.

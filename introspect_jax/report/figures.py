@@ -18,8 +18,12 @@ from introspect_jax.restore import Run
 from introspect_jax.train.devices import split
 from introspect_jax.train.files import read_lines
 
-EXAMPLES = 6
+# Images of a grid, a row each: what fits on a screen.
+EXAMPLES = 4
 MATRIX_IMAGES = 2000
+# Inches of an image or a map, and of the lines of text above it.
+_CELL = 1.6
+_TITLE = 0.45
 
 
 def draw_all(run: Run, workdir: epath.Path) -> None:
@@ -102,7 +106,8 @@ def curves(records: list[dict]):
                 ],
             )
         )
-    figure, axes = render.new_figure(1, len(panels), (4.2 * len(panels), 3.4))
+    width = render.PAGE_WIDTH / 3
+    figure, axes = render.new_figure(1, len(panels), (width * len(panels), 3.0))
     for axis, (title, lines) in zip(axes[0], panels, strict=True):
         for split_name, name, label in lines:
             steps, values = series(split_name, name)
@@ -131,15 +136,14 @@ def explanations(
     """A grid: an image a row, the explanations of its label and the most similar.
 
     Args:
-      found: of `explained.explain`.
-      names: of the classes.
-      config: what `found` was explained by.
-      overlay: shows the explanation of the label over the image too.
+      found: Of `explained.explain`; about `EXAMPLES` images.
+      names: Of the classes.
+      config: What `found` was explained by.
+      overlay: Shows the explanation of the label over the image too.
     """
-    names = tuple(render.plain(name) for name in names)
     first = 2 if overlay else 1
     rows, columns = len(found.labels), first + found.classes.shape[1]
-    figure, axes = render.new_figure(rows, columns, (2.1 * columns, 2.3 * rows))
+    figure, axes = render.new_figure(rows, columns, _size(rows, columns))
     for row in range(rows):
         # One scale a row: how strong the classes speak can be compared.
         limit = render.signed_limit(found.maps[row].sum(-1))
@@ -148,25 +152,27 @@ def explanations(
         if overlay:
             image, explanation = found.pixels[row], found.maps[row, 0]
             render.draw_overlay(axes[row][1], image, explanation, limit)
-            axes[row][1].set_title("over the image", fontsize=8)
+            axes[row][1].set_title("over the image", fontsize=9)
         for column, number in enumerate(found.classes[row]):
             axis = axes[row][first + column]
             render.draw_signed(axis, found.maps[row, column], limit)
             kind = "similar" if column else "label" if found.known else "says"
             similarity = found.similarities[row, number]
             axis.set_title(
-                f"{kind}: {names[number]}\nsimilarity {similarity:.2f}", fontsize=8
+                f"{kind}: {render.shortened(names[number])}\n"
+                f"similarity {similarity:.2f}",
+                fontsize=9,
             )
     figure.suptitle(_caption(config), fontsize=10)
     return figure
 
 
 def strip(found: Explained, row: int, names: tuple[str, ...], config: ConfigDict):
-    """One image, and the explanations of all its explained classes, in lines of 8."""
-    width = min(8, found.classes.shape[1] + 1)
+    """One image, and the explanations of all its explained classes, in lines of 6."""
     cells = found.classes.shape[1] + 1
+    width = min(6, cells)
     lines = -(-cells // width)
-    figure, axes = render.new_figure(lines, width, (1.7 * width, 2.0 * lines + 0.4))
+    figure, axes = render.new_figure(lines, width, _size(lines, width))
     flat = axes.ravel()
     limit = render.signed_limit(found.maps[row].sum(-1))
     render.draw_image(flat[0], found.pixels[row])
@@ -176,24 +182,33 @@ def strip(found: Explained, row: int, names: tuple[str, ...], config: ConfigDict
     ):
         render.draw_signed(axis, explanation, limit)
         axis.set_title(
-            f"{names[number]}\n{found.similarities[row, number]:.2f}", fontsize=8
+            f"{render.shortened(names[number])}\n{found.similarities[row, number]:.2f}",
+            fontsize=9,
         )
     for axis in flat[cells:]:
         axis.axis("off")
-    figure.suptitle(_caption(config), fontsize=9)
+    figure.suptitle(_caption(config), fontsize=10)
     return figure
 
 
+def _size(rows: int, columns: int) -> tuple[float, float]:
+    """Inches of a grid of images, at most `render.PAGE_WIDTH` wide for 6 columns."""
+    return _CELL * columns, (_CELL + _TITLE) * rows + 0.4
+
+
 def _image_title(axis, found: Explained, row: int, names: tuple[str, ...]) -> None:
+    """The label, and the prediction with its probability."""
     guess = found.probs[row].argmax()
-    says = f"says: {names[guess]} ({found.probs[row, guess]:.2f})"
+    name = render.shortened(names[guess], 10)  # the probability is beside it
+    predicted = f"{name} ({found.probs[row, guess]:.2f})"
     if not found.known:
-        axis.set_title(says, fontsize=8)
+        axis.set_title(f"says: {predicted}", fontsize=8.5)
         return
     right = guess == found.labels[row]
     axis.set_title(
-        f"label: {names[found.labels[row]]}\n{says}, {'right' if right else 'wrong'}",
-        fontsize=8,
+        f"label: {render.shortened(names[found.labels[row]])}\n"
+        f"{'right' if right else 'wrong'}: {predicted}",
+        fontsize=8.5,
         color="black" if right else "firebrick",
     )
 
@@ -222,7 +237,7 @@ def class_similarities(run: Run, config: ConfigDict):
         config.similarity = "projection"
     means, count = _mean_similarities(run, config)
     words = f"{config.explanation.replace('_', ' ')}, {config.similarity}"
-    panels = {f"explanations: {words}, mean over {count:,} test images": means}
+    panels = {f"explanations: {words}\nmean over {count:,} test images": means}
     if offers(run.model, "last_layer"):
         kernel = np.asarray(last_layer(run.model, run.variables)[0], np.float64)
         unit = kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
@@ -232,12 +247,32 @@ def class_similarities(run: Run, config: ConfigDict):
             "class_similarity.png is without the classifier's weight rows: the network "
             "offers no last_layer"
         )
+    return matrices(panels, run.class_names)
+
+
+def matrices(panels: dict[str, np.ndarray], names: tuple[str, ...]):
+    """Similarity matrices side by side, with one scale of colours.
+
+    Of more than `render.MOST_NAMES` classes a second row shows, with their names, those
+    of the pairs that are most similar in the first matrix.
+
+    Args:
+      panels: Title -> `[classes, classes]`.
+      names: Of the classes.
+    """
     limit = render.off_diagonal_limit(*panels.values())
-    side, width = render.matrix_side(len(means)), len(panels)
-    figure, axes = render.new_figure(1, width, (width * side + 1.0, side + 0.2))
-    for axis, (title, matrix) in zip(axes[0], panels.items(), strict=True):
-        drawn = render.draw_matrix(axis, matrix, run.class_names, title, limit)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
+    rows = [(np.arange(len(names)), "")]
+    if len(names) > render.MOST_NAMES:
+        chosen = render.most_similar_classes(next(iter(panels.values())))
+        rows.append((chosen, f"the {len(chosen)} classes of the most similar pairs"))
+    width, height = render.PAGE_WIDTH * (1 + len(panels)) / 3, 4.6 * len(rows) + 0.8
+    figure, axes = render.new_figure(len(rows), len(panels), (width, height))
+    for line, (classes, part) in zip(axes, rows, strict=True):
+        shown = [names[number] for number in classes]
+        for axis, (title, matrix) in zip(line, panels.items(), strict=True):
+            square = matrix[np.ix_(classes, classes)]
+            drawn = render.draw_matrix(axis, square, shown, part or title, limit)
+    bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.6, aspect=40)
     bar.set_label("similarity (the diagonal is 1)")
     return figure
 

@@ -114,7 +114,7 @@ def _heat_maps(collected: Collected, target: epath.Path) -> list[str]:
             except UserError as error:  # such as missing data; an older picture stays
                 logging.warning("%s is not drawn: %s", name, error)
             else:
-                render.save(drawing, target / name, dpi=80)
+                render.save(drawing, target / name, dpi=100)
         if (target / name).exists():
             names.append(name)
     return names
