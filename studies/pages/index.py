@@ -27,11 +27,11 @@ def write_index(results: str) -> str:
         )
     parts = [
         "# Results",
-        "Every form that was tried, whatever came of it: differences to the baseline "
+        "Every form that was tried, with every outcome: differences from the baseline "
         "in test top-1 (points), NLL (nats) and ECE (points; of both, less is better), "
         "paired by seed, with 95 % intervals; p-values of top-1, corrected by Holm "
-        "over all differences of a setting. The page of each study says what was done, "
-        "and links the record of every run.",
+        "over all differences of a setting. The page of each study describes the "
+        "setting and links the record of every run.",
     ]
     for folder in folders:
         collected = collect(str(folder), folder)

@@ -15,7 +15,7 @@ from introspect_jax.config import config_hash, default_config, fields
 from introspect_jax.errors import UserError
 from studies import Study, chain, point, sweep
 from studies.design import base_config, with_fields
-from studies.pages import statistics, tables
+from studies.pages import page, statistics, tables
 from studies.pages.collect import collect
 from studies.pages.command import report
 from studies.pages.index import write_index
@@ -177,9 +177,9 @@ def test_what_is_said(written):
     text = (written[0] / "README.md").read_text()
     assert "# Does it help?" in text
     assert "**Positive control: helps +1" in text
-    assert "`helps` helps, so a difference" in text
+    assert "`helps` helps, so the setting can show" in text
     assert "`helps` is better than `standard`" in text
-    assert "`same`: no difference to `standard` can be seen" in text
+    assert "`same`: no measurable difference from `standard`" in text
     assert "`worse` is worse than `standard`" in text
     assert "`helps` is better than `worse`" in text
     assert "epsilon=0.1 (chosen)" in text
@@ -258,9 +258,14 @@ def test_without_a_control_nothing_is_claimed(study, written, tmp_path):
     collected.study["controls"] = ["same"]
     found = statistics.summarise(collected)["settings"][0]
     assert not found["informative"]
-    from studies.pages.page import verdict
+    assert "uninformative" in page.verdict(found)
 
-    assert "uninformative" in verdict(found)
+
+def test_entropies_of_soft_targets_are_on_the_page():
+    arms = {"standard": 0.0, "unknown": None, "gradient": 1.95812}
+    rows = [{"arm": a, "train_target_entropy": e} for a, e in arms.items()]
+    assert page.target_entropies({"rows": rows}).endswith("covers: `gradient` 1.958.")
+    assert page.target_entropies({"rows": rows[:2]}) == ""
 
 
 def test_what_one_run_cannot_tell():
