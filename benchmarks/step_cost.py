@@ -1,13 +1,13 @@
-"""What introspection costs: its training step against the standard one.
+"""Cost of the introspective training step relative to the standard one.
 
     python benchmarks/step_cost.py --classes=10,100,1000 --json=FILE
 
 Whole training steps of ResNet-20 on 32x32 images (augmentation, gradients, update), in
 one process. FLOPs and temporary memory are the compiler's own analysis; times are
-medians of the ratios of steps taken in turn. Where a step needs more memory than there
-is, its time is null: the analysis needs no run. Beside the cost stands what the study
-`configs/studies/step_cost.py` found of the same variants: test top-1 in percent, and
-how far it is from that of standard training with the same normalisation.
+medians of the ratios of steps taken in turn. The time of a step that needs too much
+memory is null, since the analysis does not need a run. Test top-1 is that of the study
+`configs/studies/step_cost.py` for the same variants, in percent, with its difference
+from standard training with the same normalisation.
 """
 
 import pathlib
@@ -44,9 +44,9 @@ flags.DEFINE_string("json", None, "Where to write the rows.")
 STANDARD = {"method.name": "standard"}
 COSINE = {"method.introspective.similarity": "cosine"}
 SHARED = {f"model.{file}.norm": "group" for file in ("resnet", "small_resnet")}
-# Name -> what is set; each is compared with the last standard step before it. With
-# group normalisation no example sees another, training and explanation run the same
-# forward pass, and the compiler does it once.
+# Name -> changed config fields; each is compared with the last standard step before it.
+# With group normalisation the examples are independent, so training and explanation
+# have the same forward pass, which the compiler merges.
 VARIANTS = {
     "standard": STANDARD,
     "projection": {},

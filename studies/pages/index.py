@@ -1,4 +1,4 @@
-"""All studies on one page: the log of every form that was tried, failures included."""
+"""The page that lists all studies and every form that was tried."""
 
 from typing import Any
 
