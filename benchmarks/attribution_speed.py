@@ -1,13 +1,13 @@
-"""Explanations here against captum's: the same networks, the same answers, how fast?
+"""Speed of explanations compared with captum, on the same networks.
 
     python benchmarks/attribution_speed.py --json=FILE
 
-Both sides hold the same weights, in one process and with as many threads as there are
-cores. First their answers must agree, then they take turns; times are medians. Ours are
-compiled, and compiling is not timed. Captum's run eagerly, in the memory format that
-was fastest in a trial. Both take as many points at once as was fastest. Needs torch and
-captum, and a machine with nothing else to do: beside one busy process PyTorch's threads
-wait for each other, and took up to 20 times as long, which would flatter this package.
+Both sides hold the same weights and run in one process, with as many threads as there
+are cores. Their results must agree before they are timed in turns; times are medians.
+JAX's programs are compiled, and compilation is not timed. Captum runs eagerly, in the
+memory format that was fastest in a trial. Both evaluate as many points at once as was
+fastest. The benchmark needs torch, captum and an idle machine: beside one busy process
+PyTorch's threads wait for each other and took up to 20 times as long.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ flags.DEFINE_string("json", None, "Where to write the rows.")
 
 TOLERANCE = 1e-4
 SIGMA = 0.1
-# name: the function of both sides
+# Name -> name of the function of both sides.
 EXPLANATIONS = {
     "gradient": "gradient",
     "all-class gradient": "all_classes",
@@ -259,20 +259,20 @@ def fastest(problem: Problem) -> tuple[Captum, Captum, Ours]:
         sides, key=lambda side: min(seconds(side.gradient) for _ in range(MOST_REPEATS))
     )
     parts = [-(-FLAGS.points // n) for n in (1, 2, 5, 10)]
-    there = {}
+    captum_seconds = {}
     for at_once in parts:
         for side in sides:
             side.at_once = at_once
-            there[side, at_once] = seconds(side.integrated_gradients)
-        # The other format is out of the race.
-        sides = [min(sides, key=lambda side: there[side, at_once])]
-    many, at_once = min(there, key=there.get)
+            captum_seconds[side, at_once] = seconds(side.integrated_gradients)
+        # Later trials use the faster format only.
+        sides = [min(sides, key=lambda side: captum_seconds[side, at_once])]
+    many, at_once = min(captum_seconds, key=captum_seconds.get)
     many.at_once = at_once
-    here = {}
+    jax_seconds = {}
     for at_once in parts:
         run = Ours(problem, at_once).compile("integrated_gradients")
-        here[at_once] = min(seconds(run), seconds(run))
-    return single, many, Ours(problem, min(here, key=here.get))
+        jax_seconds[at_once] = min(seconds(run), seconds(run))
+    return single, many, Ours(problem, min(jax_seconds, key=jax_seconds.get))
 
 
 def measure(name: str, classes: int, batch: int) -> list[dict]:
@@ -283,13 +283,13 @@ def measure(name: str, classes: int, batch: int) -> list[dict]:
     for explanation, function in EXPLANATIONS.items():
         sampled = function in ("integrated_gradients", "smoothgrad")
         side = many if sampled else single
-        here, there = ours.compile(function), getattr(side, function)
-        here()  # warm-up; captum's was the trial
+        jax_run, captum_run = ours.compile(function), getattr(side, function)
+        jax_run()  # warm-up; captum's was the trial
         pairs = []
         while len(pairs) < FLAGS.repeats or (
             sum(map(sum, pairs)) < LONG_ENOUGH and len(pairs) < MOST_REPEATS
         ):
-            pairs.append((seconds(here), seconds(there)))
+            pairs.append((seconds(jax_run), seconds(captum_run)))
         taken, other = (statistics.median(side) for side in zip(*pairs, strict=True))
         row_name = f"{explanation} {FLAGS.points}" if sampled else explanation
         rows.append(

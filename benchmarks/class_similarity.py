@@ -1,4 +1,4 @@
-"""Class similarity at constant cost against explaining every class.
+"""Cost of class similarity compared with explaining every class.
 
     python benchmarks/class_similarity.py --json=FILE
 
@@ -6,9 +6,9 @@
 plain way explains each class (`explain_fn(..., "all")`) and takes inner products with
 the explanation of the label. Both give `dot` similarities of ResNet-20 on 32x32 images,
 float32. FLOPs and temporary memory are the compiler's own analysis; times are medians
-of turns. Where all classes at once need more memory than there is, they are explained
-`class_chunk_size` at once to be timed and compared; where that is no help either, the
-time is null.
+of turns. Where explaining all classes at once needs too much memory, `class_chunk_size`
+of them are explained at once to be timed and compared. Where that needs too much memory
+too, the time is null.
 """
 
 import pathlib
@@ -39,7 +39,7 @@ flags.DEFINE_integer("batch_size", 2, "Images.")
 flags.DEFINE_integer("repeats", 3, "Timed turns, but one where it takes long.")
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
-SLOW = 10.0  # seconds: a turn that takes more is the only one
+SLOW = 10.0  # seconds; after a longer turn there is no other
 EXPLANATIONS = {
     "gradient": Gradient(),
     "smoothgrad": SmoothGrad(num_samples=8),

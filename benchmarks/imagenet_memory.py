@@ -1,12 +1,12 @@
-"""The memory that a step on ImageNet takes on each of eight devices, without a run.
+"""Memory of a training step on ImageNet on each of eight devices, without a run.
 
     python benchmarks/imagenet_memory.py --json=FILE
 
 ResNet-50, 1,000 classes, 224 pixels, the batch of `configs/imagenet.py` divided among
 eight virtual CPU devices: the step is traced, divided and compiled, and its memory is
-the compiler's own analysis. Ends with an error above `--limit_gib`, by default the
-memory of a TPU v4 chip. CPUs keep in float32 what the config has in bfloat16, so an
-accelerator needs less.
+taken from the compiler's analysis. The script fails above `--limit_gib`, by default the
+memory of a TPU v4 chip. CPUs use float32 for values that the config has in bfloat16, so
+an accelerator needs less.
 """
 
 import os
@@ -32,7 +32,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_float("limit_gib", 32.0, "GiB a device that no row may exceed.")
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
-# name -> what is set beside the config
+# Name -> config fields that are changed.
 VARIANTS = {
     "standard": {"method.name": "standard"},
     "introspective": {},

@@ -1,21 +1,20 @@
-"""The share of training that is spent waiting for data.
+"""Share of the training time that is spent waiting for data.
 
     TFDS_DATA_DIR=DIR python benchmarks/input_wait.py --json=FILE
 
-ResNet-8 on CIFAR-10 at 16x16 pixels, standard training, whose steps are the shortest;
-the training split on the device, and the same split streamed (read, decoded, resized)
-while training. Steps follow each other as in `train`: the next batch is asked for while
-a step is under way, and at most two are. Time in `next(batches)` is waiting where the
-step before has ended by the time that the batch is there: then the device had nothing
-to do, for that time at most. All of the time in `next(batches)` is a column of its own:
-on CPU it is long because the step that is under way holds the processors. The two loops
-take turns; how much longer a streamed step takes is there too, since readers take
-processors away from a network that is trained on them.
+ResNet-8 on CIFAR-10 at 16x16 pixels with standard training, which has the shortest
+steps. The training split is on the device, or is streamed (read, decoded, resized)
+while training. As in `train`, the next batch is requested while a step runs, and at
+most two steps run at a time. The time in `next(batches)` counts as waiting if the
+previous step has ended when the batch arrives: the device was idle for at most that
+time. The total time in `next(batches)` is another column; on CPU it is long because the
+running step uses the processors. The two loops take turns. The ratio of their steps is
+reported too, since readers compete with the network for processors.
 
-The steps run under `jax.transfer_guard_device_to_host("disallow")`, which stops
-whatever fetches a value (on CPU it never acts: there `tests/train/test_loop_is_quiet`
-tests the loop itself). Programs compiled while steps are timed are counted: there must
-be none.
+The steps run under `jax.transfer_guard_device_to_host("disallow")`, which raises an
+error if a value is fetched. (On CPU the guard has no effect; there
+`tests/train/test_loop_is_quiet` tests the loop.) Programs compiled while steps are
+timed are counted: there must be none.
 """
 
 import os

@@ -1,12 +1,12 @@
-"""Several seeds in one program against one seed after the other: is it faster?
+"""Speed of several seeds in one program compared with one seed after the other.
 
     python benchmarks/seeds.py --json=FILE
 
 Whole introspective training steps of S seeds, each with its own weights, order and
 augmentation. One after the other: S calls of the training step. In one program:
 `vmap`, the step mapped over the seeds; and `devices`, the seeds divided among the
-devices (on CPU two virtual ones), each of which takes one after the other. First all
-must give the same gradients, then they take turns; ratios are medians.
+devices (on CPU two virtual ones), each of which processes its seeds in turn. All must
+give the same gradients before they are timed in turns; ratios are medians.
 """
 
 import os
@@ -14,7 +14,7 @@ import pathlib
 import statistics
 import sys
 
-# Of the host only; an accelerator is as it is.
+# This affects the CPU only, not accelerators.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 )
@@ -137,20 +137,20 @@ def make_trainers(model: str, size: int, count: int) -> list[Trainer]:
 
 
 def difference(single: OneByOne, together: Together) -> float:
-    """Of the gradients of all seeds, the norm of the difference over the norm.
+    """Relative difference of the gradients of all seeds, in the Euclidean norm.
 
     The momentum after the first step is the gradient with its weight decay. Not leaf by
     leaf: in float32 a ReLU input that is zero up to rounding may fall on either side.
     """
-    wanted = [optax.tree.get(state.opt_state, "trace") for state in single.states]
-    wanted = jax.tree.map(lambda *leaves: np.stack(leaves), *wanted)
-    found = jax.device_get(optax.tree.get(together.states.opt_state, "trace"))
-    apart = optax.tree.norm(jax.tree.map(np.subtract, wanted, found))
-    return float(apart / optax.tree.norm(wanted))
+    expected = [optax.tree.get(state.opt_state, "trace") for state in single.states]
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *expected)
+    actual = jax.device_get(optax.tree.get(together.states.opt_state, "trace"))
+    apart = optax.tree.norm(jax.tree.map(np.subtract, expected, actual))
+    return float(apart / optax.tree.norm(expected))
 
 
 def measure(model: str, size: int, count: int) -> list[dict]:
-    """A row for each way to take them together."""
+    """A row for each way to train the seeds together."""
     single = OneByOne(make_trainers(model, size, count))
     sides = {"one by one": single}
     for way in WAYS:

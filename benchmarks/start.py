@@ -1,13 +1,13 @@
-"""How long until training starts: the imports, the compilation, the first step.
+"""Time until training starts: imports, compilation and the first step.
 
     python benchmarks/start.py --json=FILE
 
-Processes in alternation, medians of ratios. `import introspect_jax` against
-`import jax`. Then the way of `launch/main.py` until the metrics of the first step are
-there (introspective, on the digits): with an empty folder as JAX's persistent
-compilation cache, and once more with what that process left in it. Seconds of
-compilation are those that JAX reports; tracing, which the cache does not save, is in
-the rest.
+Processes alternate, and ratios are medians. First `import introspect_jax` is compared
+with `import jax`. Then the time from the start of `launch/main.py` to the metrics of
+the first step (introspective, on the digits) is measured with an empty persistent
+compilation cache, and with the cache that this process has filled. The seconds of
+compilation are those that JAX reports; they do not include tracing, which is not
+cached.
 """
 
 import collections
@@ -33,7 +33,7 @@ flags.DEFINE_string("json", None, "Where to write the rows.")
 flags.DEFINE_string("first_step", None, "Of a child: the folder to train in.")
 
 IMPORT_GOAL, CACHE_GOAL = 1.5, 1 / 3
-# What nobody who trains a network of Flax linen should wait for.
+# Modules that training a Flax linen network must not import.
 UNWANTED = ("tensorflow", "flax.nnx", "equinox", "haiku")
 # The last is what `launch/main.py` imports before it reads data.
 MODULES = ("jax", "introspect_jax", "introspect_jax.run")

@@ -1,16 +1,15 @@
-"""What introspection costs: its training step against the standard one.
+"""Cost of the introspective training step relative to the standard one.
 
     python benchmarks/step_cost.py --classes=10,100,1000 --json=FILE
 
 Whole training steps of ResNet-20 on 32x32 images (augmentation, gradients, update), in
 one process. FLOPs and temporary memory are the compiler's own analysis; times are
-medians of the ratios of steps taken in turn. Where a step needs more memory than there
-is, its time is null: the analysis needs no run. Beside the cost stands what the study
-`configs/studies/step_cost.py` found of the same variants: test top-1 in percent, and
-how far it is from that of standard training with the same normalisation.
+medians of the ratios of steps taken in turn. The time of a step that needs too much
+memory is null, since the analysis does not need a run. Test top-1 is that of the study
+`configs/studies/step_cost.py` for the same variants, in percent, with its difference
+from standard training with the same normalisation.
 """
 
-import csv
 import pathlib
 import sys
 
@@ -18,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 from absl import app, flags, logging
+from etils import epath
 from timing import (
     free_bytes,
     median_ratio,
@@ -30,6 +30,8 @@ from timing import (
 from introspect_jax.config import default_config
 from introspect_jax.data.sources import Dataset
 from introspect_jax.train.trainer import build
+from studies.pages.collect import collect
+from studies.pages.statistics import summarise
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("classes", ["10", "100", "1000"], "Numbers of classes.")
@@ -42,9 +44,9 @@ flags.DEFINE_string("json", None, "Where to write the rows.")
 STANDARD = {"method.name": "standard"}
 COSINE = {"method.introspective.similarity": "cosine"}
 SHARED = {f"model.{file}.norm": "group" for file in ("resnet", "small_resnet")}
-# Name -> what is set; each is compared with the last standard step before it. With
-# group normalisation no example sees another, training and explanation run the same
-# forward pass, and the compiler does it once.
+# Name -> changed config fields; each is compared with the last standard step before it.
+# With group normalisation the examples are independent, so training and explanation
+# have the same forward pass, which the compiler merges.
 VARIANTS = {
     "standard": STANDARD,
     "projection": {},
@@ -57,20 +59,16 @@ VARIANTS = {
     "standard, group norm": STANDARD | SHARED,
     "projection, group norm": SHARED,
 }
-
-
-STUDY = pathlib.Path(__file__).resolve().parents[1] / "results/step_cost/table.csv"
+STUDY = pathlib.Path(__file__).resolve().parents[1] / "results/step_cost"
 
 
 def accuracies() -> dict[str, float]:
-    """Variant -> mean test top-1, percent; empty before the study was run."""
-    if not STUDY.exists():
+    """Variant -> mean test top-1 in percent; empty if the study was not run."""
+    if not (STUDY / "study.json").exists():
         return {}
-    with STUDY.open() as file:
-        return {
-            row["arm"]: 100 * float(row["top1_last.mean"])
-            for row in csv.DictReader(file)
-        }
+    summary = summarise(collect(str(STUDY), epath.Path(STUDY)))
+    rows = [row for part in summary["settings"] for row in part["rows"]]
+    return {row["arm"]: 100 * row["top1_last"]["mean"] for row in rows}
 
 
 class Step:

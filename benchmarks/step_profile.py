@@ -1,12 +1,12 @@
-"""Where the time of a training step goes.
+"""Time of a training step by kind of operation.
 
     python benchmarks/step_profile.py --json=FILE
 
-Traces a few steps of `step_cost.py`'s programs with `jax.profiler`, and adds up the
-operations that the compiler made of them: convolutions forward (of explanations too),
-to their inputs and to their weights; transposes and copies, which some backends need
-before the weight gradients; the rest by what it belongs to. Shares are of all that was
-traced on the device; nothing of the host is in them.
+Traces a few steps of the programs of `step_cost.py` with `jax.profiler` and adds up the
+compiled operations: forward convolutions (also of explanations), their gradients to
+inputs and to weights, transposes and copies (which some backends need before the weight
+gradients), and the other operations by their purpose. Shares are of the traced time of
+the device, without the host.
 """
 
 import collections
@@ -49,28 +49,28 @@ _CUDNN = {
 
 def computations(hlo: str) -> dict[str, list[str]]:
     """Name -> lines of each computation of a compiled program."""
-    found: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for line in hlo.splitlines():
         head = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
         if head:
-            lines = found.setdefault(head[1], [])
-        elif "=" in line and found:
+            lines = by_name.setdefault(head[1], [])
+        elif "=" in line and by_name:
             lines.append(line)
-    return found
+    return by_name
 
 
 def kinds(hlo: str) -> dict[str, str]:
-    """Name of each operation -> what it is for."""
+    """Name of each operation -> its kind."""
     inside = computations(hlo)
-    found = {}
+    by_name = {}
     for lines in inside.values():
         for line in lines:
             name = re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = ", line)
             called = re.search(r"calls=%?([\w.\-]+)", line)
             if name:
                 body = inside.get(called[1], []) if called else []
-                found[name[1]] = _kind(name[1], [line, *body])
-    return found
+                by_name[name[1]] = _kind(name[1], [line, *body])
+    return by_name
 
 
 def _kind(name: str, lines: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides that take turns, tables, and records of a run."""
+"""Timing in turns, tables and records, for all benchmarks."""
 
 import datetime
 import json
@@ -17,12 +17,12 @@ from rich.table import Table
 
 from introspect_jax.data.sources import Dataset, array_source
 
-# Of the machine, before the benchmark itself adds to it.
+# Load of the machine before the benchmark adds to it.
 _LOAD = os.getloadavg()[0]
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Of one call, which must wait for its results."""
+    """Seconds of one call, which must wait for its results."""
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
@@ -38,13 +38,13 @@ def take_turns(
     """Seconds of each call of each side.
 
     Each turn calls every side once, in the opposite order of the turn before, so that
-    neither a machine that grows warm nor a busy neighbour favours one of them.
+    slow changes of the machine's speed favour none of them.
 
     Args:
-      sides: name -> what to call, warmed up, waiting for its results.
-      repeats: turns.
-      most_seconds: no new turn after so many, if there were `least`.
-      least: turns that are taken however long they take.
+      sides: Name -> function, warmed up, which waits for its results.
+      repeats: Number of turns.
+      most_seconds: Limit after which no new turn starts, except for the first `least`.
+      least: Number of turns that are taken in any case.
     """
     taken: dict[str, list[float]] = {name: [] for name in sides}
     names, began = list(sides), time.perf_counter()
@@ -57,7 +57,7 @@ def take_turns(
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the ratios of the turns, `above / below`."""
+    """Median over the turns of `above / below`."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
@@ -80,7 +80,7 @@ def random_dataset(classes: int, size: int, count: int) -> Dataset:
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table; columns whose name ends with `<` are flushed left."""
+    """Prints a table; columns whose name ends with `<` are aligned left."""
     table = Table(title=title)
     for column in columns:
         side = "left" if column.endswith("<") else "right"
@@ -89,18 +89,18 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
         table.add_row(*row)
     console = Console()
     if not console.is_terminal:
-        # A file has no width; a console takes 80 columns, and would cut the rest off.
+        # Without a terminal the console would cut the table off after 80 columns.
         console.width = Console(width=1000).measure(table).maximum
     console.print(table)
 
 
 def record(path: str | None, rows: list[dict[str, Any]], **more: Any) -> None:
-    """Writes rows with the command, the date and the machine; nothing without a path.
+    """Writes rows with the command, the date and the machine, if a path is given.
 
     Args:
-      path: of the JSON file.
-      rows: what was measured.
-      **more: of the benchmark, such as the network.
+      path: Path of the JSON file, or None.
+      rows: The measurements.
+      **more: Further entries, such as the network.
     """
     if not path:
         return

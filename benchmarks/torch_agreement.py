@@ -1,4 +1,4 @@
-"""Does a training step in PyTorch compute what it does here? In float64."""
+"""Checks in float64 that PyTorch's training step computes the same as this one."""
 
 from unittest import mock
 
@@ -86,11 +86,11 @@ def compare(model_name: str, classes: int, make_config) -> dict[str, float]:
     variables = drawn_variables(model_name, classes, generator)
     exact = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables)
     model = models.build(model_name, classes)
-    # `build` knows no float64, which is of no use but here.
+    # `build` does not offer float64, which only this check needs.
     model = model.clone(backbone=model.backbone.clone(dtype=np.float64))
     ways = [(way, False) for way in torch_training.WAYS] + [("forward mode", True)]
     ways = {"standard": [(None, False)], "introspective": ways}
-    found: dict[str, float] = {}
+    largest: dict[str, float] = {}
     with (
         jax.enable_x64(True),
         mock.patch.object(models, "from_config", return_value=model),
@@ -116,24 +116,24 @@ def compare(model_name: str, classes: int, make_config) -> dict[str, float]:
                     plain=plain,
                 )
                 for name, value in differences(model_name, ours, theirs).items():
-                    found[name] = max(found.get(name, 0.0), value)
+                    largest[name] = max(largest.get(name, 0.0), value)
                 if way:
-                    wanted = torch.from_numpy(np.array(target))[index]
-                    value = apart(wanted, theirs.target)
-                    found["target"] = max(found.get("target", 0.0), value)
-    name, worst = max(found.items(), key=lambda item: item[1])
+                    expected = torch.from_numpy(np.array(target))[index]
+                    value = apart(expected, theirs.target)
+                    largest["target"] = max(largest.get("target", 0.0), value)
+    name, worst = max(largest.items(), key=lambda item: item[1])
     if not worst <= TOLERANCE:
         raise SystemExit(
             f"{classes} classes: the sides differ by {worst:.1e} of the largest value "
             f"of {name}, more than {TOLERANCE:.0e}"
         )
-    return found
+    return largest
 
 
 def differences(
     model_name: str, ours: Ours, theirs: torch_training.Step
 ) -> dict[str, float]:
-    """Of one step, after it was taken here and before it is there."""
+    """Differences after one step, which JAX has done and PyTorch does here."""
     loss, own_loss = theirs(), float(ours.metrics["loss"])
     stats = ours.state.model_state
     after = from_flax(model_name, {"params": ours.state.params, **stats})

@@ -38,10 +38,11 @@ def every_class(net: nn.Module, images: torch.Tensor, labels: torch.Tensor):
 
 
 def twice_backward(net: nn.Module, images: torch.Tensor, labels: torch.Tensor):
-    """The same from two passes, whatever the number of classes.
+    """The same from two backward passes, for any number of classes.
 
-    The gradient of the label's logit is linear in the cotangent of the logits; its own
-    derivative by that cotangent, applied to it, is what `jax.linear_transpose` gives.
+    The gradient of the label's logit is linear in the cotangent of the logits. Its
+    vector-Jacobian product with itself, with respect to that cotangent, is the result
+    of `jax.linear_transpose`.
     """
     images = images.detach().requires_grad_()
     logits = net(images)

@@ -1,14 +1,14 @@
-"""Training here against PyTorch: the same network, recipe and precision.
+"""Speed of training compared with PyTorch: same network, recipe and precision.
 
     python benchmarks/training_speed.py --json=FILE
 
-Whole training steps of ResNet-20 on 32x32 images that lie on the device as uint8:
-gather, normalise, crop, flip, gradients, update. Standard training; and introspective
-training, against PyTorch that takes a backward pass for each class, and against the
-fastest way found in PyTorch. First both sides must compute the same, then they take
-turns, ratios are medians. Compiling is not timed. This side also computes the metrics
-that it logs. Needs torch, for `torch.compile` on CPU a C++ compiler, and a machine with
-nothing else to do (see `attribution_speed.py`).
+Whole training steps of ResNet-20 on 32x32 images that are on the device as uint8:
+gather, normalise, crop, flip, gradients, update. Standard training, and introspective
+training compared with PyTorch that takes a backward pass for each class and with the
+fastest way known in PyTorch. Both sides must compute the same before they are timed in
+turns; ratios are medians. Compilation is not timed. The step in JAX also computes the
+metrics that it logs. The benchmark needs torch, a C++ compiler for `torch.compile` on
+CPU, and an idle machine (see `attribution_speed.py`).
 """
 
 import contextlib
@@ -147,7 +147,7 @@ def measure(method: str, classes: int) -> list[dict]:
 
 def verdicts(rows: list[dict]) -> list[dict]:
     """The goals, each against PyTorch's fastest of its kind."""
-    found = []
+    goals = []
     for classes in sorted({row["classes"] for row in rows}):
         for method, way, goal in (
             ("standard", "", STANDARD_GOAL),
@@ -161,7 +161,7 @@ def verdicts(rows: list[dict]) -> list[dict]:
             ]
             if goal is not None and ratios:
                 least = min(ratios)
-                found.append(
+                goals.append(
                     {
                         "method": method,
                         "classes": classes,
@@ -170,7 +170,7 @@ def verdicts(rows: list[dict]) -> list[dict]:
                         "met": least >= goal,
                     }
                 )
-    return found
+    return goals
 
 
 def main(_):
@@ -195,11 +195,11 @@ def main(_):
     rows, checks = [], {}
     for classes in map(int, FLAGS.classes):
         checks[classes] = compare(MODEL, classes, make_config)
-        said = ", ".join(
+        shown = ", ".join(
             f"{name} {apart:.0e}" for name, apart in checks[classes].items()
         )
-        print(f"{classes} classes, largest differences in float64: {said}", flush=True)
-        if not rows:  # the number of classes is nothing to standard training
+        print(f"{classes} classes, largest differences in float64: {shown}", flush=True)
+        if not rows:  # standard training hardly depends on the number of classes
             rows += measure("standard", classes)
         rows += measure("introspective", classes)
     show(

@@ -1,4 +1,4 @@
-"""What does the soft target know? Class similarities against a teacher's responses."""
+"""Compares class similarities with the responses of a teacher."""
 
 import datetime
 from collections.abc import Callable, Iterator
@@ -40,22 +40,31 @@ def agreement(
 ) -> list[Row]:
     """Writes `README.md`, `agreement.json` and `agreement.png`.
 
-    Every checkpoint that the run kept is looked at.
+        All checkpoints that the run kept are evaluated.
 
-    Args:
-      workdir: a run, best with a large `checkpoints_kept`.
-      teacher: another run on the same data.
-      output: folder, made if need be.
-      num_images: of the validation split, the first ones.
-      data: what the page calls the data; by default its name and size.
-      data_dir: where the data lie now, if not where they were.
+        Args:
+    <<<<<<< HEAD
+          workdir: a run, best with a large `checkpoints_kept`.
+          teacher: another run on the same data.
+          output: folder, made if need be.
+          num_images: of the validation split, the first ones.
+          data: what the page calls the data; by default its name and size.
+          data_dir: where the data lie now, if not where they were.
+    =======
+          workdir: Folder of a run, preferably with a large `checkpoints_kept`.
+          teacher: Folder of another run on the same data.
+          output: Folder of the results; it is created if it does not exist.
+          num_images: Number of images, the first of the validation split.
+          data: Description of the data on the page; by default their name and size.
+    >>>>>>> evidence
 
-    Returns:
-      Rows of step and form, with a mean and a 95 % bootstrap interval a column.
+        Returns:
+          A row for each step and form, with a mean and a 95 % bootstrap interval for each
+          column.
 
-    Raises:
-      UserError: runs that cannot be read, or of other data, or a folder that cannot
-        be written.
+        Raises:
+          UserError: A run cannot be read, the runs have different data, or the folder
+            cannot be written.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -94,10 +103,10 @@ def agreement(
 
 
 def _examples(run: Run, workdir: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels, not of the test split: what they show decides what is tried.
+    """Images and labels of the validation split, since the results guide choices.
 
     Raises:
-      UserError: the run has no validation split.
+      UserError: The run has no validation split.
     """
     validation = run.dataset.validation
     if not len(validation):
@@ -108,7 +117,7 @@ def _examples(run: Run, workdir: str, count: int) -> tuple[np.ndarray, np.ndarra
 
 
 def checkpoints(run: Run, workdir: str) -> Iterator[tuple[int, Any]]:
-    """Step and variables of every checkpoint that is kept, in order."""
+    """Step and variables of every checkpoint of the run, in order."""
     trainer = build(run.config, run.dataset, jax.local_devices()[:1])
     kept = Restorer(absolute(workdir))
     for step, state in kept.restore_all(trainer.abstract_state()):
@@ -141,24 +150,24 @@ def _measure(
     labels: np.ndarray,
     responses: Any,
 ) -> Iterator[tuple[str, Row]]:
-    """Form -> its row, for the network as it was at a step."""
+    """Pairs of a form and its row, for the variables of one step."""
     own = _in_batches(functions[OWN_LOGITS], variables, images)
-    said = np.eye(own.shape[1])[own.argmax(-1)]
+    predicted = np.eye(own.shape[1])[own.argmax(-1)]
     one_hot = np.eye(own.shape[1])[labels]
     confusion = jnp.asarray(
-        (one_hot.T @ said / np.maximum(one_hot.sum(0)[:, None], 1))[labels]
+        (one_hot.T @ predicted / np.maximum(one_hot.sum(0)[:, None], 1))[labels]
     )
-    labels_of, theirs = jnp.asarray(labels), jnp.asarray(responses)
-    found = controls(model, variables, jnp.asarray(own), labels_of)
+    classes, responses = jnp.asarray(labels), jnp.asarray(responses)
+    by_name = controls(model, variables, jnp.asarray(own), classes)
     for name in FORMS:
-        found[name] = jnp.asarray(
-            _in_batches(functions[name], variables, images, labels_of)
+        by_name[name] = jnp.asarray(
+            _in_batches(functions[name], variables, images, classes)
         )
     top1 = float(np.mean(own.argmax(-1) == labels))
-    for name, similarities in found.items():
-        with_teacher = rank_agreement(similarities, theirs, labels_of)
-        with_confusion = rank_agreement(similarities, confusion, labels_of)
-        beyond = agreement_beyond(similarities, theirs, jnp.asarray(own), labels_of)
+    for name, similarities in by_name.items():
+        with_teacher = rank_agreement(similarities, responses, classes)
+        with_confusion = rank_agreement(similarities, confusion, classes)
+        beyond = agreement_beyond(similarities, responses, jnp.asarray(own), classes)
         columns = {
             **with_teacher,
             "beyond": beyond,

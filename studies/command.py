@@ -1,4 +1,4 @@
-"""What `launch/study.py` does."""
+"""Implementation of `launch/study.py`."""
 
 import collections
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ def run(
     time_budget: float | None = None,
     done: Sequence[str] = (),
 ) -> None:
-    """Does what is missing of a study, until the time is over.
+    """Does the missing runs of a study until the time budget is spent.
 
     Args:
-      path: of the study, `FILE[:ARGUMENT]`.
-      workdir: its folder.
-      workers: runs at a time.
-      time_budget: seconds.
-      done: folders of results whose runs are not done again.
+      path: The study, `FILE[:ARGUMENT]`.
+      workdir: Its folder.
+      workers: Number of simultaneous runs.
+      time_budget: In seconds.
+      done: Folders of results whose runs are not repeated.
 
     Raises:
-      UserError: an invalid study or folder, or runs that failed.
+      UserError: The study or the folder is invalid, or runs failed.
     """
     name, study = load_study(path)
     records = Records(workdir, name, file_name(study.config))
@@ -60,10 +60,10 @@ def run(
 def dry_run(
     path: str, workdir: str, *, workers: int = 1, done: Sequence[str] = ()
 ) -> float:
-    """Prints how many runs there are and, from a few timed steps, their hours.
+    """Prints the number of runs and their hours, estimated from a few timed steps.
 
     Returns:
-      Hours that are still to come.
+      Hours of the runs that are still to be done.
     """
     name, study = load_study(path)
     records = Records(workdir, name, file_name(study.config))
@@ -73,10 +73,10 @@ def dry_run(
     finished = records.summaries()
     plan = runner.planner.plan(finished)
     to_do = plan.to_do(finished, records.is_here)
-    for found in to_do:
-        key = (found.phase, found.setting, found.arm)
-        rows[key].append(figures[found.program]["total"])
-    done_of_it = sum(found.id in finished for found in plan.runs)
+    for planned in to_do:
+        key = (planned.phase, planned.setting, planned.arm)
+        rows[key].append(figures[planned.program]["total"])
+    done_of_it = sum(planned.id in finished for planned in plan.runs)
     table = Table(title=f"{path}: {len(plan.runs)} runs, {done_of_it} done")
     for column in ("phase", "setting", "arm", "runs", "step, ms", "hours"):
         left = column in ("phase", "setting", "arm")
@@ -94,7 +94,7 @@ def dry_run(
             f"{sum(seconds) / 3600:.2f}",
         )
     everything = [s for seconds in rows.values() for s in seconds]
-    # Runs that wait for a choice are like those known.
+    # Runs that wait for the tuning are taken to last as long as the known ones.
     mean = sum(everything) / len(everything) if everything else 0.0
     total = (sum(everything) + plan.waiting * mean) / workers
     console = Console(highlight=False)

@@ -20,8 +20,8 @@ def mean_interval(values: Values, level: float = 0.95) -> dict[str, float]:
       level: of the interval, in (0, 1).
 
     Returns:
-      `mean`, `sd` (of a single run, n - 1 degrees of freedom), `low`, `high` and `n`;
-      what one run cannot tell is not a number.
+      `mean`, `sd` (of a single run, n - 1 degrees of freedom), `low`, `high` and `n`.
+      With one run `sd`, `low` and `high` are NaN.
     """
     from scipy import stats
 
@@ -47,25 +47,25 @@ def paired_difference(
       level: of the interval.
 
     Returns:
-      As `mean_interval`, of the differences, and `p`, two-sided.
+      The entries of `mean_interval` for the differences, and the two-sided `p`.
     """
     from scipy import stats
 
     seeds = sorted(first.keys() & second.keys())
-    found = mean_interval([first[s] - second[s] for s in seeds], level)
-    if found["n"] < 2:
-        return found | {"p": math.nan}
-    if found["sd"] == 0:
-        return found | {"p": 1.0 if found["mean"] == 0 else 0.0}
-    t = found["mean"] / (found["sd"] / math.sqrt(found["n"]))
-    return found | {"p": float(2 * stats.t.sf(abs(t), found["n"] - 1))}
+    interval = mean_interval([first[s] - second[s] for s in seeds], level)
+    if interval["n"] < 2:
+        return interval | {"p": math.nan}
+    if interval["sd"] == 0:
+        return interval | {"p": 1.0 if interval["mean"] == 0 else 0.0}
+    t = interval["mean"] / (interval["sd"] / math.sqrt(interval["n"]))
+    return interval | {"p": float(2 * stats.t.sf(abs(t), interval["n"] - 1))}
 
 
 def holm(p_values: Values) -> np.ndarray:
     """p-values corrected for their number (Holm 1979), in the order given.
 
     Args:
-      p_values: `[tests]`; what is not a number was not tested and does not count.
+      p_values: `[tests]`; NaN stands for a test that was not done and is not counted.
     """
     p = np.asarray(p_values, np.float64)
     corrected = np.full(len(p), math.nan)
@@ -77,7 +77,7 @@ def holm(p_values: Values) -> np.ndarray:
 
 
 def power(difference: float, sd: float, n: int, level: float = 0.95) -> float:
-    """How often a paired t test of n seeds finds a true difference.
+    """Power of the paired t test: probability of finding a true difference.
 
     Args:
       difference: true mean of the differences.
@@ -97,7 +97,7 @@ def power(difference: float, sd: float, n: int, level: float = 0.95) -> float:
 def smallest_detectable(
     sd: float, n: int, *, wanted: float = 0.8, level: float = 0.95
 ) -> float:
-    """The true difference that a paired t test of n seeds finds so often.
+    """The true difference that a paired t test of n seeds finds with this power.
 
     Args:
       sd: of a single difference.
@@ -106,7 +106,7 @@ def smallest_detectable(
       level: 1 - the level of the two-sided test.
 
     Returns:
-      In the unit of `sd`; not a number for fewer than two seeds.
+      The difference in the unit of `sd`; NaN for fewer than two seeds.
     """
     from scipy import optimize
 
@@ -125,7 +125,7 @@ def smallest_detectable(
 def seeds_needed(
     difference: float, sd: float, *, wanted: float = 0.8, level: float = 0.95
 ) -> int:
-    """How many seeds find a true difference so often; at least 2.
+    """The number of seeds that find a true difference with this power; at least 2.
 
     Args:
       difference: above 0, in the unit of `sd`.

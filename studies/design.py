@@ -1,4 +1,4 @@
-"""What a study is, read from its file."""
+"""The definition of a study, read from its file."""
 
 import collections
 import dataclasses
@@ -29,22 +29,23 @@ class Study:
     arms are compared seed by seed.
 
     Attributes:
-      question: one sentence, the title of the page.
-      config: the config file that all start from, `FILE[:ARGUMENT]`.
-      arms: what is compared.
-      seeds: of the final runs.
-      baseline: name of the arm that all others are compared with.
-      fields: set in every run.
-      settings: what arms are compared in (data, noise); one without a name by default.
-      controls: arms that are known to help. Where none of them is better than the
-        baseline by an interval that excludes zero, a setting tells nothing.
-      contrasts: pairs of arms (a, b) whose difference a - b is asked for, beside those
-        with the baseline.
-      trials: arm -> what is tried for it on the validation split, the best of which
-        its final runs use; the same number for every arm that is tuned.
-      tuning_seeds: of the trials, none of them among `seeds`.
-      data: what the page calls the data.
-      about: what the page says beside the numbers: choices and their reasons.
+      question: One sentence, the title of the page.
+      config: The config file that all runs start from, `FILE[:ARGUMENT]`.
+      arms: The arms that are compared.
+      seeds: Seeds of the final runs.
+      baseline: Name of the arm that all others are compared with.
+      fields: Config fields that are set in every run.
+      settings: Settings in which the arms are compared (data, noise); by default one
+        without a name.
+      controls: Arms that are expected to help. A setting in which none of them is
+        better than the baseline, after Holm's correction, is uninformative.
+      contrasts: Pairs of arms (a, b) whose difference a - b is reported, in addition to
+        the differences from the baseline.
+      trials: Arm -> variants of it that are scored on the validation split. Its final
+        runs use the best one. Every tuned arm has the same number of trials.
+      tuning_seeds: Seeds of the trials, disjoint from `seeds`.
+      data: Description of the data on the page.
+      about: Text for the page: choices and their reasons.
     """
 
     question: str
@@ -62,7 +63,7 @@ class Study:
     about: str = ""
 
     def __post_init__(self):
-        """Raises a UserError for what cannot be."""
+        """Raises UserError if the parts of the study are inconsistent."""
         names = [p.name for p in self.arms]
         for kind, mentioned in (
             ("baseline", [self.baseline]),
@@ -104,7 +105,7 @@ def load_study(path: str) -> tuple[str, Study]:
     """The study of `FILE[:ARGUMENT]`, and its name.
 
     Raises:
-      UserError: no such file, or one that does not define a study.
+      UserError: The file does not exist or does not define a study.
     """
     study = _call(path, "get_study")
     if not isinstance(study, Study):
@@ -116,19 +117,19 @@ def load_study(path: str) -> tuple[str, Study]:
 
 
 def base_config(study: Study) -> tuple[str, ConfigDict]:
-    """The config file that all runs start from, as it stands, and its name.
+    """Name and unchanged config of the config file that all runs start from.
 
     Raises:
-      UserError: no such file, or one that cannot be read.
+      UserError: The file does not exist or cannot be read.
     """
     return file_name(study.config), _call(study.config, "get_config")
 
 
 def with_fields(config: ConfigDict, changes: Fields) -> ConfigDict:
-    """A copy with some fields set, checked and locked.
+    """A copy of the config with some fields set, validated and locked.
 
     Raises:
-      UserError: an unknown field, or an invalid value.
+      UserError: A field is unknown, or a value is invalid.
     """
     changed = ConfigDict(config.to_dict())
     known = fields(default_config())
@@ -153,7 +154,7 @@ def file_name(path: str) -> str:
 
 
 def _call(path: str, function: str) -> Any:
-    """What the function of that file returns."""
+    """Result of a function of the file, called with the argument of the path."""
     name, _, argument = path.partition(":")
     file = next((f for f in (name, str(ROOT / name)) if os.path.isfile(f)), None)
     if file is None:
@@ -175,7 +176,7 @@ def _call(path: str, function: str) -> Any:
 
 
 def _files_beside(file: str) -> list[str]:
-    """What else could have been meant, here or in the checkout."""
+    """Python files in the same folder, here or in the checkout, to suggest."""
     folder = os.path.dirname(file)
     places = [folder, str(ROOT / folder)] if folder else ["."]
     names = {n for place in places if os.path.isdir(place) for n in os.listdir(place)}

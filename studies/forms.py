@@ -1,4 +1,4 @@
-"""Forms of class similarity that are held against soft responses, by name."""
+"""Named forms of class similarity, to be compared with the responses of a teacher."""
 
 import dataclasses
 from collections.abc import Callable
@@ -34,16 +34,15 @@ from introspect_jax.models import (
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What is compared with what.
+    """An explanation with a similarity.
 
     Attributes:
-      explanation: which one, or a function of the network that returns it, where it
+      explanation: An explanation, or a function of the network that returns one that
         holds parts of the network.
-      similarity: of explanations.
-      at: `"input"`, or `"maps"`: the last feature maps are explained as if they were
-        the input.
+      similarity: Similarity of explanations.
+      at: `"input"`, or `"maps"` to explain with respect to the last feature maps.
       explained: `"logits"` or `"log_probs"`.
-      center: see `class_similarity`.
+      center: See `class_similarity`.
     """
 
     explanation: Explanation | Callable[[nn.Module, Any], Explanation]
@@ -118,13 +117,13 @@ WEIGHT_ROWS = "control: weight rows, cosine"
 def controls(
     model: nn.Module, variables: Any, logits: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
-    """What explanations must beat: each `[examples, classes]`.
+    """Similarities without explanations, for comparison: each `[examples, classes]`.
 
     Args:
-      model: the network.
-      variables: of it.
-      logits: its own, of the examples.
-      labels: ints `[examples]`.
+      model: The network.
+      variables: Its variables.
+      logits: Its logits for the examples.
+      labels: Ints `[examples]`.
     """
     classes = logits.shape[1]
     log_probs = jax.nn.log_softmax(logits)

@@ -1,4 +1,4 @@
-"""How far a study is: one bar on a terminal, a line a run elsewhere."""
+"""Progress of a study: a bar on a terminal, otherwise a line for each run."""
 
 import collections
 import contextlib
@@ -15,7 +15,7 @@ from studies.records import Records
 
 
 class Progress(contextlib.AbstractContextManager):
-    """One bar for the study, with the time left."""
+    """A progress bar for the study, with the remaining time."""
 
     def __init__(self, workers: int):
         self._workers = workers
@@ -38,7 +38,7 @@ class Progress(contextlib.AbstractContextManager):
         self._left: float | None = None
 
     def step(self, run: Run, step: int) -> None:
-        """A run has come to a step."""
+        """Records that a run has reached a step."""
         first, since = self._began.setdefault(run.id, (step, time.monotonic()))
         self._steps[run.id] = step
         if step > first:
@@ -48,7 +48,7 @@ class Progress(contextlib.AbstractContextManager):
     def show(
         self, plan: Plan, records: Records, running: dict[str, Run], failed: int
     ) -> None:
-        """Draws the bar."""
+        """Updates the bar."""
         summaries = records.summaries()
         steps: collections.Counter[str] = collections.Counter()
         total = done = 0
@@ -87,14 +87,14 @@ class Progress(contextlib.AbstractContextManager):
             )
 
     def timing(self, done: int, total: int) -> None:
-        """Programs are being timed."""
+        """Updates the bar while programs are timed."""
         if self._bar:
             self._bar.update(
                 self._task, total=max(total, 1), completed=done, shown="timing steps"
             )
 
     def ended(self, kind: str, run: Run, message: str | None, records: Records) -> None:
-        """A run has ended, in one way or another."""
+        """Prints the outcome of a run that has ended."""
         self._began.pop(run.id, None)
         if kind == "timed":
             return

@@ -10,11 +10,11 @@ Fields = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """What is set, and what it is called.
+    """Config fields with a name.
 
     Attributes:
-      name: as tables show it.
-      fields: dotted config field -> value.
+      name: Name in tables.
+      fields: Dotted config field -> value.
     """
 
     name: str
@@ -25,7 +25,7 @@ Sweep = tuple[Point, ...]
 
 
 def point(name: str, fields: Fields | None = None) -> Sweep:
-    """The sweep of one point.
+    """A sweep of one point.
 
     >>> point("standard", {"method.name": "standard"})[0].name
     'standard'
@@ -34,7 +34,7 @@ def point(name: str, fields: Fields | None = None) -> Sweep:
 
 
 def sweep(field: str, values: Iterable[Any]) -> Sweep:
-    """One field, several values.
+    """A sweep of several values of one field.
 
     >>> [p.name for p in sweep("optimizer.learning_rate", [0.1, 0.2])]
     ['learning_rate=0.1', 'learning_rate=0.2']
@@ -44,10 +44,10 @@ def sweep(field: str, values: Iterable[Any]) -> Sweep:
 
 
 def product(*sweeps: Sweep) -> Sweep:
-    """Every combination, the last sweep fastest.
+    """Every combination of points; the last sweep varies fastest.
 
     Raises:
-      ValueError: two sweeps set the same field.
+      ValueError: Two sweeps set the same field.
     """
     return tuple(_join(points) for points in itertools.product(*sweeps))
 
@@ -56,7 +56,7 @@ def zipped(*sweeps: Sweep) -> Sweep:
     """The first points together, then the second, and so on.
 
     Raises:
-      ValueError: sweeps of different lengths, or that set the same field.
+      ValueError: Sweeps differ in length, or two of them set the same field.
     """
     if len({len(points) for points in sweeps}) > 1:
         raise ValueError(f"zipped sweeps have lengths {[len(s) for s in sweeps]}")
@@ -67,7 +67,7 @@ def chain(*sweeps: Sweep) -> Sweep:
     """One sweep after the other.
 
     Raises:
-      ValueError: a name that stands twice.
+      ValueError: Two points have the same name.
     """
     points = tuple(itertools.chain(*sweeps))
     names = [p.name for p in points]
@@ -80,10 +80,10 @@ def chain(*sweeps: Sweep) -> Sweep:
 def _join(points: Iterable[Point]) -> Point:
     fields: dict[str, Any] = {}
     names = []
-    for found in points:
-        both = fields.keys() & found.fields.keys()
+    for joined in points:
+        both = fields.keys() & joined.fields.keys()
         if both:
             raise ValueError(f"{sorted(both)} set by two of the sweeps joined")
-        fields |= found.fields
-        names.append(found.name)
+        fields |= joined.fields
+        names.append(joined.name)
     return Point(", ".join(name for name in names if name), fields)

@@ -1,4 +1,4 @@
-"""How long will a run take? From a few of its steps."""
+"""Estimates the duration of a run from a few of its steps."""
 
 import time
 from collections.abc import Callable
@@ -24,8 +24,8 @@ def time_config(config: ConfigDict, dataset: Dataset) -> dict[str, float]:
     """Seconds of a training step and of a whole run, without compilation and files.
 
     Args:
-      config: of a run.
-      dataset: of the config.
+      config: Config of the run.
+      dataset: Its data.
 
     Returns:
       `step`, the median of a few steps, and `total`, for all steps and evaluations.
@@ -59,7 +59,7 @@ def time_config(config: ConfigDict, dataset: Dataset) -> dict[str, float]:
 
 
 def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
-    """The first call, which may compile or load a program, does not count."""
+    """Median over calls; a first call, which may compile a program, is not counted."""
     seconds = []
     for _ in range(repeats + 1):
         began = time.monotonic()
@@ -69,7 +69,7 @@ def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
 
 
 def _teacher_network(config: ConfigDict, num_classes: int) -> nn.Module | None:
-    """The network of the teacher; an untrained one costs as much as the real one."""
+    """The network of the teacher, which is timed untrained: it costs the same."""
     if not methods.teacher_kind(config.method.name):
         return None
     taught = teacher_config(config)

@@ -6,7 +6,13 @@ again; then 4 seeds with the best. Cost: 54 runs, about 40 minutes on 2 CPU core
 continued with the same command.
 """
 
-from configs.studies._arms import LITTLE, LITTLE_DATA, STANDARD, introspective
+from configs.studies._arms import (
+    LITTLE,
+    LITTLE_DATA,
+    STANDARD,
+    TEACHER,
+    introspective,
+)
 from studies import Study, chain, point, sweep
 
 # What is tried for each arm.
@@ -32,10 +38,7 @@ def get_study(arg=None):
         question="How does introspective learning compare with the rest, tuned alike?",
         config=LITTLE,
         data=LITTLE_DATA,
-        about=(
-            "Standard training has nothing of its own to tune. The teacher of `kd` "
-            "is trained on all images, which the others never see."
-        ),
+        about=f"Standard training has no option of its own to tune. {TEACHER}",
         arms=chain(
             STANDARD,
             *(point(name, {"method.name": name}) for name in TRIALS),

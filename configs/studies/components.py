@@ -1,11 +1,11 @@
 """Which part of a teacher's soft targets does the work?
 
-Little data, so that a teacher trained on all images knows more than its students: 8
-components and standard training, 5 seeds. Cost: 46 runs, about 35 minutes on 2 CPU
-cores, continued with the same command.
+Little data, so that a teacher trained on 9 times as many images knows more than its
+students: 8 components and standard training, 5 seeds. Cost: 46 runs, about 35 minutes
+on 2 CPU cores, continued with the same command.
 """
 
-from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD
+from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD, TEACHER
 from introspect_jax.objectives.components import COMPONENTS
 from studies import Study, chain, product, sweep
 
@@ -18,12 +18,12 @@ def get_study(arg=None):
         config=LITTLE,
         data=LITTLE_DATA,
         about=(
-            "The teacher, a WRN-10-2, is trained on all training images that are not "
-            "in the validation split, for more steps, the students on a fixed part of "
-            "them. The weights of `kd` leave little of the cross entropy with the "
-            "label; `others` and `uniform` say nothing of the label beside it, so it "
-            "is with each other that they compare, as `ground_truth` with `permuted`. "
-            "All arms share the defaults of `kd`; none is tuned."
+            f"{TEACHER} The weights of `kd` leave little of the cross entropy with the "
+            "label. The targets of `others` and `uniform` do not contain the label, so "
+            "compare these two with each other; likewise `ground_truth` and "
+            "`permuted`. `dkpp` equals `permuted` except where the teacher's most "
+            "probable class is not the label: there it keeps that class. All arms "
+            "share the defaults of `kd`; none is tuned."
         ),
         arms=chain(STANDARD, product(KD, sweep("method.kd.component", COMPONENTS))),
         seeds=range(5),

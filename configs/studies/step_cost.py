@@ -5,7 +5,14 @@
 command.
 """
 
-from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD, introspective
+from configs.studies._arms import (
+    KD,
+    LITTLE,
+    LITTLE_DATA,
+    STANDARD,
+    TEACHER,
+    introspective,
+)
 from studies import Study, chain, point, product
 
 GROUP_NORM = point("group norm", {"model.small_resnet.norm": "group"})
@@ -28,7 +35,8 @@ def get_study(arg=None):
             "8 probes, or of the last layer alone. With group normalisation training "
             "and explanation share a forward pass; that is another network, so it has "
             "a standard training of its own. FLOPs here are counted before the "
-            "compiler merges that pass (2.02x); the compiled step takes 1.68x."
+            "compiler merges that pass (2.02x); the compiled step takes 1.68x. "
+            f"{TEACHER}"
         ),
         arms=chain(
             STANDARD,

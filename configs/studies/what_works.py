@@ -1,17 +1,25 @@
 """What in introspective learning works: the explanation, or just smoothing?
 
-Sources of the similarity at equal weight, temperature and similarity, against controls
-that know less: 10 arms, 5 seeds, about 30 minutes on 2 CPU cores, continued with the
-same command. `:forms` varies what the objective leaves free: 16 arms, 3 seeds, about 25
-minutes. `:doses` gives the sources and controls smaller weights, for what smooths too
-much at one weight may be right at another: 20 arms, 3 seeds, about 15 minutes after the
-first two. `:confirm` asks the main question again, at the default weight and with seeds
-that no choice was made with, as many as half a point takes by the spread of the first:
-7 arms, 23 seeds, about 75 minutes. Without an accelerator SmoothGrad is left out: 8
-samples cost 9 times a standard step.
+Sources of the similarity at one weight and temperature, against controls with less
+information: 10 arms, 5 seeds, about 30 minutes on 2 CPU cores, continued with the same
+command. `:forms` varies the options of the objective: 14 forms beside standard training
+and `kd`, 3 seeds, about 25 minutes. `:doses` gives the sources and controls three
+weights, because a source that smooths too much at one weight may be right at another:
+20 arms, 3 seeds, about 15 minutes after the first two. `:confirm` asks the main
+question again, at the default weight and with seeds that no choice was made with: 7
+arms, 23 seeds (enough for half a point by the spread of the first study), about 75
+minutes. Without an accelerator SmoothGrad is left out: 8 samples cost 9 times a
+standard step.
 """
 
-from configs.studies._arms import KD, LITTLE, LITTLE_DATA, STANDARD, introspective
+from configs.studies._arms import (
+    KD,
+    LITTLE,
+    LITTLE_DATA,
+    STANDARD,
+    TEACHER,
+    introspective,
+)
 from studies import Study, chain, point
 
 WEIGHT = 0.3
@@ -37,7 +45,7 @@ def explanations(weight: float):
 
 
 def smoothing(weight: float):
-    """The controls that any soft target must beat: it says more than these."""
+    """The controls that a soft target with more information must beat."""
     return chain(
         introspective("weight rows", source="weight_rows", weight=weight),
         introspective("entropy-matched", source="entropy_matched", weight=weight),
@@ -64,11 +72,15 @@ def sources() -> Study:
         config=LITTLE,
         data=LITTLE_DATA,
         about=(
-            "All soft targets are softmax(projection similarity / temperature) over "
-            "the other classes at the same weight; they differ in what is compared. "
-            "The weight is larger than the default, so that differences between "
-            "sources show, whether they help or harm. `confusion` compares mean "
-            "log-probabilities, at a temperature of one."
+            "Soft targets of one weight from different sources. They are "
+            "softmax(projection similarity / temperature) over the other classes, with "
+            "three exceptions: `confusion` compares mean log-probabilities at a "
+            "temperature of one, `complement entropy` is uniform over the other "
+            "classes, and `entropy-matched` smooths the label. Targets of one "
+            "temperature differ in entropy, so the arms compare strengths of smoothing "
+            "too. The "
+            "weight is three times the default, so that differences between sources "
+            f"show, whether they help or harm. {TEACHER}"
         ),
         arms=chain(STANDARD, KD, explanations(WEIGHT), controls),
         seeds=range(5),
@@ -83,7 +95,7 @@ def sources() -> Study:
 
 
 def forms() -> Study:
-    """One change at a time, most of them to the explanation that knows most."""
+    """One change at a time, most of them to Grad-CAM, whose targets agree best."""
 
     def grad_cam(name: str, **options):
         return introspective(name, explanation="grad_cam", **options)
@@ -93,11 +105,12 @@ def forms() -> Study:
         config=LITTLE,
         data=LITTLE_DATA,
         about=(
-            "Each arm changes one option of `Grad-CAM`, which has the defaults of the "
-            "config otherwise; `gradient` is the default itself. Forms whose "
-            "similarities say nothing right of a teacher's responses (absolute values, "
-            "probabilities, pooled or centred gradients: `results/agreement`) are left "
-            "out."
+            "`gradient` is the default of the config, and `gradient, average of the "
+            "network` changes one option of it. Every other arm changes one option of "
+            "`Grad-CAM`, which otherwise has the defaults of the config. Left out are "
+            "forms that agree with a teacher's responses to single examples no better "
+            "than gradients do (absolute values, log-probabilities, pooled or centred "
+            f"gradients: `results/agreement`). {TEACHER}"
         ),
         arms=chain(
             STANDARD,
@@ -143,8 +156,9 @@ def doses() -> Study:
         config=LITTLE,
         data=LITTLE_DATA,
         about=(
-            "Each source of the soft target at three weights, the number behind its "
-            "name; all else as in `what_works`."
+            "Each source of the soft target at three weights; the number after its "
+            "name is the weight, and 0.1 is the default. All else is as in "
+            f"`what_works`. {TEACHER}"
         ),
         arms=chain(STANDARD, KD, *(at(weight) for weight in DOSES)),
         seeds=range(3),
@@ -155,7 +169,7 @@ def doses() -> Study:
 
 
 def confirm() -> Study:
-    """What decides, at the weight that is the default, with seeds of its own."""
+    """The main question again, at the default weight and with new seeds."""
     controls = smoothing(0.1)[:3]
     tested = explanations(0.1)
     return Study(
@@ -164,8 +178,8 @@ def confirm() -> Study:
         config=LITTLE,
         data=LITTLE_DATA,
         about=(
-            "The default weight, 0.1, and seeds that no choice was made with; all else "
-            "as in `what_works`."
+            "The default weight, 0.1, and seeds that no choice was made with. All else "
+            f"is as in `what_works`. {TEACHER}"
         ),
         arms=chain(STANDARD, KD, tested, controls),
         seeds=range(20, 43),

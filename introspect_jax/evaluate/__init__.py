@@ -1,4 +1,4 @@
-"""How good are the outputs? Functions of logits and labels, no training state."""
+"""Metrics of classifiers, as functions of logits and labels."""
 
 from introspect_jax.evaluate.classification import (
     expected_calibration_error,

@@ -1,4 +1,4 @@
-"""Top-k accuracy, likelihood and calibration."""
+"""Top-k accuracy, negative log-likelihood and calibration error."""
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,16 @@ ECE_BINS = 15
 
 
 def per_example(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """What `summarize` needs of each example.
+    """Statistics of each example, for `summarize`.
 
     Args:
       logits: `[batch, classes]`.
-      labels: ints `[batch]`.
+      labels: Ints `[batch]`.
 
     Returns:
-      Each `[batch]`: `rank` (how many classes score at least as high as the label's,
-      itself not counted, so ties are never in the network's favour; not-a-number
-      logits rank last), `nll` (nats) and `confidence` (largest probability).
+      Arrays `[batch]`: `rank`, the number of other classes whose logits are not below
+      that of the label (ties and NaN count against the network); `nll`, in nats; and
+      `confidence`, the largest probability.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     log_probs = jax.nn.log_softmax(logits)
@@ -36,9 +36,9 @@ def expected_calibration_error(
     """Mean gap between confidence and accuracy (Guo et al. 2017), a fraction.
 
     Args:
-      confidence: of the predicted class, `[examples]`, in (0, 1].
-      correct: bool `[examples]`.
-      bins: of equal width, closed on the right.
+      confidence: Probabilities of the predicted classes, `[examples]`, in (0, 1].
+      correct: Bool `[examples]`.
+      bins: Number of bins, of equal width and closed on the right.
     """
     confidence = np.asarray(confidence, np.float64)
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -52,10 +52,10 @@ def summarize(examples: dict[str, np.ndarray]) -> dict[str, float]:
     """`top1`, `top5`, `nll` (nats) and `ece` (15 bins) of a whole split.
 
     Args:
-      examples: of `per_example`, each `[examples]`.
+      examples: Statistics of `per_example`, each `[examples]`.
 
     Returns:
-      Fractions, except for `nll`; sums are taken in float64.
+      Fractions, except for `nll`. Sums are taken in float64.
     """
     rank = np.asarray(examples["rank"])
     return {

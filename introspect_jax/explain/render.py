@@ -1,6 +1,7 @@
 """Plots of explanations; matplotlib is only imported when a figure is created."""
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,8 +12,12 @@ if TYPE_CHECKING:
 
 # Red is evidence for the class, blue against it, white is neutral.
 SIGNED_COLORS = "RdBu_r"
-# Matrices with more classes and legible names would not fit on a screen.
-MOST_NAMES = 250
+# Width of a figure in inches. On a page of 900 pixels, 9 points are then 12 pixels.
+PAGE_WIDTH = 9.6
+# Classes of a matrix whose names are legible where two matrices share that width.
+MOST_NAMES = 20
+# Classes of a matrix whose values are legible in its cells.
+MOST_VALUES = 12
 
 
 def new_figure(
@@ -57,6 +62,12 @@ def plain(text: str) -> str:
     return text.encode(errors="replace").decode().replace("$", r"\$")
 
 
+def shortened(name: str, longest: int = 15) -> str:
+    """The name of a class in a title or at an axis, cut off and escaped."""
+    short = name if len(name) <= longest else f"{name[: longest - 1].rstrip()}…"
+    return plain(short)
+
+
 def draw_image(axes: "Axes", image: np.ndarray) -> None:
     """Draws a uint8 image `[h, w, 1 or 3]`."""
     axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray")
@@ -91,11 +102,6 @@ def draw_overlay(
     axes.set_yticks([])
 
 
-def matrix_side(classes: int) -> float:
-    """Side length in inches at which the class names of a matrix are legible."""
-    return max(6.0, 0.11 * classes) if classes <= MOST_NAMES else 9.0
-
-
 def off_diagonal_limit(*matrices: np.ndarray) -> float:
     """Value at which colours saturate: the largest absolute off-diagonal entry."""
     values = [m[~np.eye(len(m), dtype=bool)] for m in matrices]
@@ -103,30 +109,51 @@ def off_diagonal_limit(*matrices: np.ndarray) -> float:
     return largest if largest > 0 else 1.0
 
 
+def most_similar_classes(matrix: np.ndarray, count: int = MOST_NAMES) -> np.ndarray:
+    """The classes of the most similar pairs, the most similar first.
+
+    Args:
+      matrix: Similarities `[classes, classes]`; NaN where one is unknown.
+      count: Number of classes, at most that of the matrix.
+
+    Returns:
+      Class numbers `[count]`.
+    """
+    pairs = (matrix + matrix.T) / 2
+    pairs = np.where(np.isnan(pairs), -np.inf, pairs)
+    np.fill_diagonal(pairs, -np.inf)
+    order = np.argsort(-pairs, axis=None, kind="stable")
+    classes = np.stack(np.unravel_index(order, pairs.shape), axis=-1).ravel()
+    _, first = np.unique(classes, return_index=True)
+    return classes[np.sort(first)[:count]]
+
+
 def draw_matrix(
     axes: "Axes",
     matrix: np.ndarray,
-    names: tuple[str, ...],
+    names: Sequence[str],
     title: str,
     limit: float,
 ) -> Any:
-    """Draws a similarity matrix `[classes, classes]`, on axes of `matrix_side` inches.
+    """Draws a similarity matrix `[classes, classes]`.
+
+    Up to `MOST_NAMES` classes have their names at the axes, others their numbers; up to
+    `MOST_VALUES` have their similarities in the cells.
 
     Returns the image, from which a colour bar can be made.
     """
     classes = len(names)
-    names = tuple(plain(name) for name in names)
     drawn = axes.imshow(matrix, cmap=SIGNED_COLORS, vmin=-limit, vmax=limit)
-    axes.set_title(title, fontsize=11)
+    axes.set_title(title, fontsize=10)
     if classes > MOST_NAMES:
         axes.set_xlabel("class number")
         axes.set_ylabel("label (class number)")
         return drawn
-    size = 9 if classes <= 20 else 6.5
-    axes.set_xticks(range(classes), names, rotation=60, ha="right", fontsize=size)
-    axes.set_yticks(range(classes), names, fontsize=size)
+    names = [shortened(name) for name in names]
+    axes.set_xticks(range(classes), names, rotation=60, ha="right", fontsize=9)
+    axes.set_yticks(range(classes), names, fontsize=9)
     axes.set_ylabel("label")
-    if classes > 12:
+    if classes > MOST_VALUES:
         return drawn
     for row in range(classes):
         for column in range(classes):

@@ -43,23 +43,24 @@ def explain_run(
 ) -> list[dict[str, Any]]:
     """Writes pictures, `maps.npz` and `metrics.json`.
 
-    The pictures: `explanations.png`, a grid; `strip_<i>.png`, all classes of one image;
+    The pictures: `explanations_<i>.png`, grids of four images each; `strip_<i>.png`,
+    all classes of one image (of many classes, the most similar);
     `class_similarity.png`, the matrix over test images.
 
     Args:
-      run: of `load_run`.
-      config: with the fields of `binding.default_config`.
-      output: folder, made if need be.
-      num_examples: test images in the pictures and the raw maps.
-      metric_images: test images that the metrics are taken over.
-      images: a folder of one's own images in place of the test images; what the
-        network says of them is explained.
+      run: The restored run, of `restore.load`.
+      config: Config with the fields of `binding.default_config`.
+      output: Folder of the results; it is created if it does not exist.
+      num_examples: Number of test images in the pictures and the raw maps.
+      metric_images: Number of test images for the metrics.
+      images: Folder of images to explain instead of test images. Their labels are
+        unknown, so the predicted classes are explained.
 
     Returns:
       The rows of the table.
 
     Raises:
-      UserError: no images, or a folder that cannot be written.
+      UserError: There are no images, or the folder cannot be written.
     """
     if images:
         pixels = read_folder(images, run)
@@ -79,9 +80,11 @@ def explain_run(
         ) from None
 
     names = run.class_names
-    found = explained.explain(run, pixels, labels, config)
-    grid = figures.explanations(found, names, config, overlay=True)
-    render.save(grid, output / "explanations.png")
+    examples = explained.explain(run, pixels, labels, config)
+    for number, first in enumerate(range(0, len(pixels), figures.EXAMPLES)):
+        part = examples.part(slice(first, first + figures.EXAMPLES))
+        grid = figures.explanations(part, names, config, overlay=True)
+        render.save(grid, output / f"explanations_{number}.png")
     some = slice(0, min(STRIPS, len(pixels)))
     all_classes = explained.explain(
         run,
@@ -98,13 +101,13 @@ def explain_run(
     with (output / "maps.npz").open("wb") as file:
         np.savez_compressed(
             file,
-            pixels=found.pixels,
-            labels=found.labels,
-            labels_are_known=found.known,
-            probabilities=found.probs,
-            similarities=found.similarities,
-            explained_classes=found.classes,
-            maps=found.maps,
+            pixels=examples.pixels,
+            labels=examples.labels,
+            labels_are_known=examples.known,
+            probabilities=examples.probs,
+            similarities=examples.similarities,
+            explained_classes=examples.classes,
+            maps=examples.maps,
             class_names=np.asarray(names),
         )
     rows = measure(run, config, metric_pixels, metric_labels)
@@ -116,7 +119,7 @@ def explain_run(
 def measure(
     run: Run, config: ConfigDict, pixels: np.ndarray, labels: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Metrics of the explanations of labels: name, mean, 95 % interval, count."""
+    """Metrics of the explanations of the labels: name, mean, 95 % interval, count."""
     key = jax.random.key(run.config.seed)
     untrained = run.untrained(jax.random.key(2**31 - 1))
     scores = functools.partial(
@@ -130,14 +133,14 @@ def measure(
 
 
 def _scores(config, model, variables, untrained, x, y, *, key):
-    """Name -> scores `[images]` of the explanations of labels."""
+    """Name -> scores `[images]` of the explanations of the labels."""
     logits_fn = make_logits_fn(model, variables)
     bound = bind(config, model, variables, x)
     execution = bound.options | {"key": key}
     maps = explain_fn(logits_fn, x, y, bound.explanation, **execution)
     large = maps
     if maps.shape[1:3] != x.shape[1:3]:
-        # Coarser, as Grad-CAM's are: enlarged to rank the pixels by.
+        # Coarser maps, such as Grad-CAM's, are enlarged to rank the pixels.
         sized = (len(x), *x.shape[1:3], maps.shape[-1])
         large = jax.image.resize(maps, sized, "nearest")
     values = {
@@ -182,7 +185,7 @@ def _scores(config, model, variables, untrained, x, y, *, key):
 
 
 def _paths_of(variables, arrays) -> list[str]:
-    """The paths of those variables that are the arrays."""
+    """Paths of the variables that are among the arrays."""
     leaves = jax.tree.leaves(variables)
     return [
         path

@@ -1,4 +1,4 @@
-"""Images, what a network says of them, and why: what pictures are made of."""
+"""Images with the predictions of a network and their explanations, for pictures."""
 
 import dataclasses
 
@@ -19,13 +19,15 @@ class Explained:
     """Explained images.
 
     Attributes:
-      pixels: uint8 `[images, h, w, c]`, as the network sees them.
-      labels: int `[images]`, whose explanation the others are compared with.
-      known: whether labels are the truth; otherwise they are what the network says.
-      probs: `[images, classes]`.
-      similarities: `[images, classes]`.
-      classes: int `[images, m]`, which are explained: the label, then the most similar.
-      maps: `[images, m, h, w, c]`, their explanations.
+      pixels: Uint8 `[images, h, w, c]`, as the network sees them.
+      labels: Int `[images]`, the classes whose explanations the others are compared
+        with.
+      known: Whether `labels` are true labels; otherwise they are the predictions.
+      probs: Predicted probabilities `[images, classes]`.
+      similarities: Class similarities to the label, `[images, classes]`.
+      classes: Int `[images, m]`, the explained classes: the label, then the most
+        similar ones.
+      maps: Their explanations, `[images, m, h, w, c]`.
     """
 
     pixels: np.ndarray
@@ -36,20 +38,31 @@ class Explained:
     classes: np.ndarray
     maps: np.ndarray
 
+    def part(self, images: slice) -> "Explained":
+        """Some of the images."""
+        return dataclasses.replace(
+            self,
+            **{
+                field.name: getattr(self, field.name)[images]
+                for field in dataclasses.fields(self)
+                if field.name != "known"
+            },
+        )
+
 
 def choose(run: Run, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Test images, half of them wrongly classified where there are as many.
+    """Chooses test images, up to half of them misclassified.
 
-    Which ones depends on the seed of the run alone.
+    The choice depends on the network and the seed of the run.
 
     Returns:
-      Pixels `[count, h, w, c]` as read and labels `[count]`, the wrong ones first.
+      Pixels `[count, h, w, c]` as read and labels `[count]`, misclassified ones first.
     """
     generator = np.random.RandomState(run.config.seed)
     test = run.dataset.test
-    # Enough to find mistakes of a network that makes few.
-    looked_at = np.sort(generator.permutation(len(test))[: max(240, 4 * count)])
-    pixels, labels = test.take(looked_at)
+    # Enough candidates to find mistakes of a network that makes few.
+    candidates = np.sort(generator.permutation(len(test))[: max(240, 4 * count)])
+    pixels, labels = test.take(candidates)
     wrong = predict(run, pixels).argmax(-1) != labels
     order = generator.permutation(len(labels))
     mistakes = order[wrong[order]][: count // 2]
@@ -72,14 +85,14 @@ def explain(
     *,
     neighbours: int = NEIGHBOURS,
 ) -> Explained:
-    """Explains images as `config` says.
+    """Explains images with the explanation and similarity of `config`.
 
     Args:
-      run: Of the network.
+      run: The restored run.
       pixels: `[images, h, w, c]`, as read.
-      labels: `[images]`, or None to explain what the network says.
-      config: Of `binding.for_pictures`.
-      neighbours: Classes beside the label, the most similar first.
+      labels: `[images]`, or None to explain the predicted classes.
+      config: Config of `binding.for_pictures`.
+      neighbours: Number of other classes to explain, the most similar ones.
     """
     inputs, probs = run.preprocess(pixels), predict(run, pixels)
     known = labels is not None

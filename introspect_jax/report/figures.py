@@ -1,4 +1,4 @@
-"""The pictures in a work folder."""
+"""Figures of a run: curves, explanations and class similarity."""
 
 import flax.linen as nn
 import jax
@@ -18,8 +18,12 @@ from introspect_jax.restore import Run
 from introspect_jax.train.devices import split
 from introspect_jax.train.files import read_lines
 
-EXAMPLES = 6
+# Images of a grid, a row each: what fits on a screen.
+EXAMPLES = 4
 MATRIX_IMAGES = 2000
+# Inches of an image or a map, and of the lines of text above it.
+_CELL = 1.6
+_TITLE = 0.45
 
 
 def draw_all(run: Run, workdir: epath.Path) -> None:
@@ -32,16 +36,17 @@ def draw_all(run: Run, workdir: epath.Path) -> None:
         )
         return
     pixels, labels = explained.choose(run, EXAMPLES)
-    found = explained.explain(run, pixels, labels, config)
-    grid = explanations(found, run.class_names, config)
+    examples = explained.explain(run, pixels, labels, config)
+    grid = explanations(examples, run.class_names, config)
     render.save(grid, workdir / "explanations.png")
     matrix = class_similarities(run, over_many(config))
     render.save(matrix, workdir / "class_similarity.png")
 
 
 def check(model: nn.Module, config: ConfigDict) -> None:
-    """Raises a UserError where `config.explain` asks for what the network does not
-    offer; what was not asked for is left out of the pictures.
+    """Raises UserError if the network lacks a part that `config.explain` needs.
+
+    Pictures that are drawn by default are left out instead.
 
     Args:
       model: The network.
@@ -53,7 +58,7 @@ def check(model: nn.Module, config: ConfigDict) -> None:
 
 
 def _missing(model: nn.Module, config: ConfigDict) -> str:
-    """What the network lacks for this explanation, or nothing."""
+    """A message on the missing parts of the network, empty if none is missing."""
     parts = [part for part in needs(config) if not offers(model, part)]
     if not parts:
         return ""
@@ -67,12 +72,12 @@ def curves(records: list[dict]):
     """Loss, accuracy and the soft target over the steps, of `metrics.jsonl`."""
 
     def series(split_name: str, name: str):
-        found = [
+        points = [
             (r["step"], r[name])
             for r in records
             if r["split"] == split_name and name in r
         ]
-        return tuple(zip(*found, strict=True)) if found else ((), ())
+        return tuple(zip(*points, strict=True)) if points else ((), ())
 
     panels = [
         (
@@ -90,7 +95,7 @@ def curves(records: list[dict]):
             ],
         ),
     ]
-    # A label that is not softened has none.
+    # Hard labels have no entropy.
     if any(record.get("target_entropy", 0) > 0 for record in records):
         panels.append(
             (
@@ -102,7 +107,8 @@ def curves(records: list[dict]):
                 ],
             )
         )
-    figure, axes = render.new_figure(1, len(panels), (4.2 * len(panels), 3.4))
+    width = render.PAGE_WIDTH / 3
+    figure, axes = render.new_figure(1, len(panels), (width * len(panels), 3.0))
     for axis, (title, lines) in zip(axes[0], panels, strict=True):
         for split_name, name, label in lines:
             steps, values = series(split_name, name)
@@ -122,7 +128,7 @@ def curves(records: list[dict]):
 
 
 def explanations(
-    found: Explained,
+    examples: Explained,
     names: tuple[str, ...],
     config: ConfigDict,
     *,
@@ -131,69 +137,79 @@ def explanations(
     """A grid: an image a row, the explanations of its label and the most similar.
 
     Args:
-      found: of `explained.explain`.
-      names: of the classes.
-      config: what `found` was explained by.
-      overlay: shows the explanation of the label over the image too.
+      examples: Explained images, about `EXAMPLES` of them.
+      names: Of the classes.
+      config: Config that they were explained with.
+      overlay: Shows the explanation of the label over the image too.
     """
-    names = tuple(render.plain(name) for name in names)
     first = 2 if overlay else 1
-    rows, columns = len(found.labels), first + found.classes.shape[1]
-    figure, axes = render.new_figure(rows, columns, (2.1 * columns, 2.3 * rows))
+    rows, columns = len(examples.labels), first + examples.classes.shape[1]
+    figure, axes = render.new_figure(rows, columns, _size(rows, columns))
     for row in range(rows):
-        # One scale a row: how strong the classes speak can be compared.
-        limit = render.signed_limit(found.maps[row].sum(-1))
-        render.draw_image(axes[row][0], found.pixels[row])
-        _image_title(axes[row][0], found, row, names)
+        # One scale for each row, so that the maps of its classes can be compared.
+        limit = render.signed_limit(examples.maps[row].sum(-1))
+        render.draw_image(axes[row][0], examples.pixels[row])
+        _image_title(axes[row][0], examples, row, names)
         if overlay:
-            image, explanation = found.pixels[row], found.maps[row, 0]
+            image, explanation = examples.pixels[row], examples.maps[row, 0]
             render.draw_overlay(axes[row][1], image, explanation, limit)
-            axes[row][1].set_title("over the image", fontsize=8)
-        for column, number in enumerate(found.classes[row]):
+            axes[row][1].set_title("over the image", fontsize=9)
+        for column, number in enumerate(examples.classes[row]):
             axis = axes[row][first + column]
-            render.draw_signed(axis, found.maps[row, column], limit)
-            kind = "similar" if column else "label" if found.known else "says"
-            similarity = found.similarities[row, number]
+            render.draw_signed(axis, examples.maps[row, column], limit)
+            kind = "similar" if column else "label" if examples.known else "says"
+            similarity = examples.similarities[row, number]
             axis.set_title(
-                f"{kind}: {names[number]}\nsimilarity {similarity:.2f}", fontsize=8
+                f"{kind}: {render.shortened(names[number])}\n"
+                f"similarity {similarity:.2f}",
+                fontsize=9,
             )
     figure.suptitle(_caption(config), fontsize=10)
     return figure
 
 
-def strip(found: Explained, row: int, names: tuple[str, ...], config: ConfigDict):
-    """One image, and the explanations of all its explained classes, in lines of 8."""
-    width = min(8, found.classes.shape[1] + 1)
-    cells = found.classes.shape[1] + 1
+def strip(examples: Explained, row: int, names: tuple[str, ...], config: ConfigDict):
+    """One image and the explanations of all its explained classes, in lines of six."""
+    cells = examples.classes.shape[1] + 1
+    width = min(6, cells)
     lines = -(-cells // width)
-    figure, axes = render.new_figure(lines, width, (1.7 * width, 2.0 * lines + 0.4))
+    figure, axes = render.new_figure(lines, width, _size(lines, width))
     flat = axes.ravel()
-    limit = render.signed_limit(found.maps[row].sum(-1))
-    render.draw_image(flat[0], found.pixels[row])
-    _image_title(flat[0], found, row, names)
+    limit = render.signed_limit(examples.maps[row].sum(-1))
+    render.draw_image(flat[0], examples.pixels[row])
+    _image_title(flat[0], examples, row, names)
     for axis, number, explanation in zip(
-        flat[1:cells], found.classes[row], found.maps[row], strict=True
+        flat[1:cells], examples.classes[row], examples.maps[row], strict=True
     ):
         render.draw_signed(axis, explanation, limit)
+        similarity = examples.similarities[row, number]
         axis.set_title(
-            f"{names[number]}\n{found.similarities[row, number]:.2f}", fontsize=8
+            f"{render.shortened(names[number])}\n{similarity:.2f}", fontsize=9
         )
     for axis in flat[cells:]:
         axis.axis("off")
-    figure.suptitle(_caption(config), fontsize=9)
+    figure.suptitle(_caption(config), fontsize=10)
     return figure
 
 
-def _image_title(axis, found: Explained, row: int, names: tuple[str, ...]) -> None:
-    guess = found.probs[row].argmax()
-    says = f"says: {names[guess]} ({found.probs[row, guess]:.2f})"
-    if not found.known:
-        axis.set_title(says, fontsize=8)
+def _size(rows: int, columns: int) -> tuple[float, float]:
+    """Inches of a grid of images, at most `render.PAGE_WIDTH` wide for 6 columns."""
+    return _CELL * columns, (_CELL + _TITLE) * rows + 0.4
+
+
+def _image_title(axis, examples: Explained, row: int, names: tuple[str, ...]) -> None:
+    """The label, and the prediction with its probability."""
+    guess = examples.probs[row].argmax()
+    name = render.shortened(names[guess], 10)  # the probability is beside it
+    predicted = f"{name} ({examples.probs[row, guess]:.2f})"
+    if not examples.known:
+        axis.set_title(f"says: {predicted}", fontsize=8.5)
         return
-    right = guess == found.labels[row]
+    right = guess == examples.labels[row]
     axis.set_title(
-        f"label: {names[found.labels[row]]}\n{says}, {'right' if right else 'wrong'}",
-        fontsize=8,
+        f"label: {render.shortened(names[examples.labels[row]])}\n"
+        f"{'right' if right else 'wrong'}: {predicted}",
+        fontsize=8.5,
         color="black" if right else "firebrick",
     )
 
@@ -206,15 +222,14 @@ def _caption(config: ConfigDict) -> str:
 
 
 def class_similarities(run: Run, config: ConfigDict):
-    """Mean similarity of every class to every label, beside the last layer's own.
+    """Mean similarity of every class to every label, and that of the last layer.
 
-    The cosine between the classifier's weight rows knows no image: what the
-    explanations say beyond it is what explaining adds. It is left out for a network
-    that offers no `last_layer`.
+    The cosine between the classifier's weight rows does not depend on images, so it
+    serves as a control. It is left out for networks without `last_layer`.
 
     Args:
-      run: Of the network.
-      config: Which explanation and similarity.
+      run: The restored run.
+      config: Config with the explanation and the similarity.
     """
     config = ConfigDict(config.to_dict())
     if config.similarity == "dot":
@@ -222,7 +237,7 @@ def class_similarities(run: Run, config: ConfigDict):
         config.similarity = "projection"
     means, count = _mean_similarities(run, config)
     words = f"{config.explanation.replace('_', ' ')}, {config.similarity}"
-    panels = {f"explanations: {words}, mean over {count:,} test images": means}
+    panels = {f"explanations: {words}\nmean over {count:,} test images": means}
     if offers(run.model, "last_layer"):
         kernel = np.asarray(last_layer(run.model, run.variables)[0], np.float64)
         unit = kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
@@ -232,12 +247,32 @@ def class_similarities(run: Run, config: ConfigDict):
             "class_similarity.png is without the classifier's weight rows: the network "
             "offers no last_layer"
         )
+    return matrices(panels, run.class_names)
+
+
+def matrices(panels: dict[str, np.ndarray], names: tuple[str, ...]):
+    """Similarity matrices side by side, with one scale of colours.
+
+    With more than `render.MOST_NAMES` classes, a second row of matrices shows the
+    classes of the most similar pairs of the first matrix with their names.
+
+    Args:
+      panels: Title -> `[classes, classes]`.
+      names: Of the classes.
+    """
     limit = render.off_diagonal_limit(*panels.values())
-    side, width = render.matrix_side(len(means)), len(panels)
-    figure, axes = render.new_figure(1, width, (width * side + 1.0, side + 0.2))
-    for axis, (title, matrix) in zip(axes[0], panels.items(), strict=True):
-        drawn = render.draw_matrix(axis, matrix, run.class_names, title, limit)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
+    rows = [(np.arange(len(names)), "")]
+    if len(names) > render.MOST_NAMES:
+        chosen = render.most_similar_classes(next(iter(panels.values())))
+        rows.append((chosen, f"the {len(chosen)} classes of the most similar pairs"))
+    width, height = render.PAGE_WIDTH * (1 + len(panels)) / 3, 4.6 * len(rows) + 0.8
+    figure, axes = render.new_figure(len(rows), len(panels), (width, height))
+    for line, (classes, part) in zip(axes, rows, strict=True):
+        shown = [names[number] for number in classes]
+        for axis, (title, matrix) in zip(line, panels.items(), strict=True):
+            square = matrix[np.ix_(classes, classes)]
+            drawn = render.draw_matrix(axis, square, shown, part or title, limit)
+    bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.6, aspect=40)
     bar.set_label("similarity (the diagonal is 1)")
     return figure
 
@@ -245,7 +280,7 @@ def class_similarities(run: Run, config: ConfigDict):
 def _mean_similarities(run: Run, config: ConfigDict) -> tuple[np.ndarray, int]:
     """Means `[classes, classes]` by label over some test images, and their number.
 
-    A class without an image in the sample has no row: not-a-number, left white.
+    The row of a class without images in the sample is NaN, which is drawn white.
     """
 
     @jax.jit
@@ -263,16 +298,16 @@ def _mean_similarities(run: Run, config: ConfigDict) -> tuple[np.ndarray, int]:
 
     classes, test = len(run.class_names), run.dataset.test
     total, count = np.zeros((classes, classes)), np.zeros(classes)
-    wanted = np.random.RandomState(0).permutation(len(test))[:MATRIX_IMAGES]
+    chosen = np.random.RandomState(0).permutation(len(test))[:MATRIX_IMAGES]
     for pixels, labels, valid in padded_batches(
-        test.subset(np.sort(wanted)),
+        test.subset(np.sort(chosen)),
         run.config.batch_size,  # training fitted into memory with it
     ):
         inputs = jax.device_put(run.preprocess(pixels), split(run.mesh))
-        found = np.asarray(compute(inputs, labels), np.float64)
-        np.add.at(total, labels[:valid], found[:valid])
+        similarities = np.asarray(compute(inputs, labels), np.float64)
+        np.add.at(total, labels[:valid], similarities[:valid])
         np.add.at(count, labels[:valid], 1)
     means = np.divide(
         total, count[:, None], out=np.full_like(total, np.nan), where=count[:, None] > 0
     )
-    return means, len(wanted)
+    return means, len(chosen)

@@ -1,1 +1,1 @@
-"""From a finished study, or what there is of one, to tables, figures and a page."""
+"""Tables, figures and a page of a study, finished or not."""

@@ -1,4 +1,4 @@
-"""The page of `launch/agreement.py`: a table, a figure, and what follows from them."""
+"""The page of `launch/agreement.py`: a table, a summary and a figure."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from introspect_jax.explain import render
 from studies.forms import FORMS, OWN_LOGITS, WEIGHT_ROWS
 
 Row = dict[str, Any]
-# Column -> what it says, each a rank correlation over the classes that are not the
+# Column -> explanation. Each is a rank correlation over the classes that are not the
 # label.
 COLUMNS = {
     "class": "class means, with those of the teacher's logits",
@@ -31,11 +31,11 @@ _DRAWN = (
 
 
 def page(about: Row, rows: list[Row]) -> str:
-    """Markdown.
+    """`README.md` of the results.
 
     Args:
-      about: the run, its teacher and the images.
-      rows: of step and form, with a mean and an interval a column.
+      about: The run, its teacher and the images.
+      rows: A row for each step and form, with a mean and an interval for each column.
     """
     last = max(row["step"] for row in rows)
     final = [row for row in rows if row["step"] == last]
@@ -66,14 +66,14 @@ def page(about: Row, rows: list[Row]) -> str:
                 ),
             ]
         ),
-        _words(final, weight_rows),
+        _summary(final, weight_rows),
         "![over training](agreement.png)",
     ]
     return "\n\n".join(lines) + "\n"
 
 
-def _words(final: list[Row], weight_rows: Row) -> str:
-    """What follows, from the intervals."""
+def _summary(final: list[Row], weight_rows: Row) -> str:
+    """The forms whose intervals exclude zero, or those of the weight rows."""
     forms = [row for row in final if row["form"] in FORMS]
     specific = [r["form"] for r in forms if r["instance"]["low"] > 0]
     against = [r["form"] for r in forms if r["instance"]["high"] < 0]
@@ -87,19 +87,21 @@ def _words(final: list[Row], weight_rows: Row) -> str:
 
     return "\n".join(
         [
-            f"- Above the weight rows on single examples: {listed(better)}.",
-            f"- Say something right about the single example: {listed(specific)}.",
-            f"- Say something wrong about the single example: {listed(against)}.",
-            "- Know something of the teacher's responses that the network's own logits "
-            f"do not: {listed(beyond)}.",
+            "- Agree with the teacher on single examples more than the weight rows do: "
+            f"{listed(better)}.",
+            "- Agree with the teacher on what is specific to an example: "
+            f"{listed(specific)}.",
+            "- Disagree with the teacher on what is specific to an example: "
+            f"{listed(against)}.",
+            "- Agree with the teacher beyond the network's own logits: "
+            f"{listed(beyond)}.",
         ]
     )
 
 
-def _shown(found: dict[str, float]) -> str:
-    if math.isnan(found["mean"]):
-        return "nothing"
-    return f"{found['mean']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
+def _shown(interval: dict[str, float]) -> str:
+    low, mean, high = (interval[name] for name in ("low", "mean", "high"))
+    return "-" if math.isnan(mean) else f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def figure(about: Row, rows: list[Row]):
@@ -108,10 +110,10 @@ def figure(about: Row, rows: list[Row]):
     drawing, axes = render.new_figure(1, len(shown), (4.0 * len(shown), 4.0))
     for axis, column in zip(axes[0], shown, strict=True):
         for form in _DRAWN:
-            found = [row for row in rows if row["form"] == form]
-            steps = [row["step"] for row in found]
+            of_form = [row for row in rows if row["form"] == form]
+            steps = [row["step"] for row in of_form]
             low, mean, high = (
-                np.array([row[column][part] for row in found], float)
+                np.array([row[column][part] for row in of_form], float)
                 for part in ("low", "mean", "high")
             )
             if np.isnan(mean).all():

@@ -13,7 +13,7 @@ Part = dict[str, Any]
 
 
 def caption(part: Part, collected: Collected) -> str:
-    """What, on what, when, and how many seeds: no figure goes without it."""
+    """Caption of every figure: setting, data, number of seeds, device and date."""
     study = collected.study
     seeds = [len(row["seeds"]) for row in part["rows"]]
     shown = str(min(seeds)) if len(set(seeds)) == 1 else f"{min(seeds)} to {max(seeds)}"
@@ -29,7 +29,7 @@ def caption(part: Part, collected: Collected) -> str:
 
 
 def words(arm: str, setting: str, study: dict[str, Any], record: dict[str, Any]) -> str:
-    """The caption of a figure of a single run."""
+    """Caption of a figure of a single run."""
     summary = record["summary"]
     parts = [arm, setting, study["data"], f"seed {record['seed']}"]
     parts += [device_words(summary["device"]), summary["date"]]
@@ -37,15 +37,17 @@ def words(arm: str, setting: str, study: dict[str, Any], record: dict[str, Any])
 
 
 def differences(part: Part, baseline: str):
-    """Paired differences to the baseline with their intervals, one arm a line."""
+    """Paired differences from the baseline with their intervals, arm by arm."""
     rows = [row for row in part["rows"] if "top1_difference" in row]
     figure, axes = render.new_figure(1, 1, (7.5, 1.3 + 0.36 * len(rows)))
     axis = axes[0][0]
     for place, row in enumerate(reversed(rows)):
-        found = row["top1_difference"]
+        mean, low, high = (
+            100 * row["top1_difference"][name] for name in ("mean", "low", "high")
+        )
         color = "tab:green" if row["control"] else "tab:blue"
-        axis.plot(100 * found["mean"], place, "o", color=color)
-        axis.plot([100 * found["low"], 100 * found["high"]], [place] * 2, color=color)
+        axis.plot(mean, place, "o", color=color)
+        axis.plot([low, high], [place] * 2, color=color)
     axis.axvline(0, color="black", linewidth=0.8)
     names = [
         f"{row['arm']} (control)" if row["control"] else row["arm"]
@@ -63,12 +65,13 @@ def cost(part: Part):
     figure, axes = render.new_figure(1, 1, (7.5, 4.6))
     axis = axes[0][0]
     for number, row in enumerate(part["rows"]):
-        found = row["top1_last"]
         x = row["flops_per_step_ratio"]
-        low, high = 100 * found["low"], 100 * found["high"]
+        mean, low, high = (
+            100 * row["top1_last"][name] for name in ("mean", "low", "high")
+        )
         color = f"C{number % 10}"
         marker = "o" if number < 10 else "s"
-        axis.plot(x, 100 * found["mean"], marker, color=color, label=row["arm"])
+        axis.plot(x, mean, marker, color=color, label=row["arm"])
         axis.plot([x, x], [low, high], color=color, alpha=0.6)
     axis.set_xlabel("FLOPs of a step, multiples of the baseline's")
     axis.set_ylabel("test top-1 % (95 % interval)")
@@ -92,9 +95,9 @@ def curves(part: Part, collected: Collected):
                 for line in record["curves"][split]:
                     by_step.setdefault(line["step"], []).append(scale * line[name])
             steps = sorted(s for s in by_step if len(by_step[s]) == len(records))
-            found = [mean_interval(by_step[step]) for step in steps]
-            means = np.array([f["mean"] for f in found])
-            spread = np.nan_to_num([f["sd"] for f in found])
+            intervals = [mean_interval(by_step[step]) for step in steps]
+            means = np.array([interval["mean"] for interval in intervals])
+            spread = np.nan_to_num([interval["sd"] for interval in intervals])
             label = row["arm"] if axis is axes[0][0] else None
             style = "-" if number < 10 else "--"
             color = f"C{number % 10}"

@@ -1,4 +1,4 @@
-"""The runs of a study as records, from its folder or from results committed before."""
+"""Reads the runs of a study as records, from its folder or from earlier results."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from introspect_jax.paths import absolute
 from introspect_jax.train.files import read_json, read_lines
 from studies.records import read_results
 
-# What is kept of every record of metrics.jsonl.
+# Entries of metrics.jsonl that a record keeps.
 _CURVES = {
     "train": ("step", "loss", "accuracy", "target_entropy", "distillation"),
     "validation": ("step", "top1", "nll"),
@@ -24,13 +24,13 @@ _CURVE_POINTS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """A study and what is there of it.
+    """A study and its finished runs.
 
     Attributes:
-      study: `study.json`.
-      records: id -> record of every run that is finished, see `_record`.
-      failed: what `failed/` says, if the folder is at hand.
-      workdir: the folder.
+      study: Content of `study.json`.
+      records: Id -> record of a finished run, see `_record`.
+      failed: Content of the files in `failed/`, if the folder exists.
+      workdir: Folder of the study.
     """
 
     study: dict[str, Any]
@@ -39,7 +39,7 @@ class Collected:
     workdir: epath.Path
 
     def finals(self, setting: str, arm: str) -> dict[int, dict[str, Any]]:
-        """Seed -> record of the final runs that are finished."""
+        """Seed -> record of a finished final run."""
         ids = self.study["final"].get(setting, {}).get(arm, {})
         return {
             int(seed): self.records[id]
@@ -48,7 +48,7 @@ class Collected:
         }
 
     def name(self, id: str) -> str:
-        """Of the file of a record."""
+        """Name of the file of a record."""
         record = self.records[id]
         words = [record["phase"], record["setting"], record["arm"], record["trial"]]
         words += [f"seed {record['seed']}"]
@@ -63,12 +63,13 @@ def collect(workdir: str, output: epath.Path) -> Collected:
     """Reads a study.
 
     Args:
-      workdir: its folder.
-      output: results of it that were written before, whose runs count too: they may
-        have been done elsewhere.
+      workdir: Its folder.
+      output: Folder with earlier results of the study. Their runs are included, since
+        they may have been done elsewhere.
 
     Raises:
-      UserError: not the folder of a study, or nothing finished in it.
+      UserError: The folder is not that of a study, has no finished run, or the results
+        are those of another study or device.
     """
     root = absolute(workdir)
     stored = root / "study.json"
@@ -81,10 +82,10 @@ def collect(workdir: str, output: epath.Path) -> Collected:
     before = output / "statistics.json"
     if (
         before.exists()
-        and (there := read_json(before, "name")["name"]) != study["name"]
+        and (other := read_json(before, "name")["name"]) != study["name"]
     ):
         raise UserError(
-            f"--output {str(output)!r} has results of the study {there!r}, not of "
+            f"--output {str(output)!r} has results of the study {other!r}, not of "
             f"{study['name']!r}; give another folder"
         )
     records = _records(study, root, output)
@@ -99,7 +100,7 @@ def collect(workdir: str, output: epath.Path) -> Collected:
 def _records(
     study: dict[str, Any], root: epath.Path, output: epath.Path
 ) -> dict[str, dict[str, Any]]:
-    """Id -> record of every finished run, from its folder or from the results."""
+    """Id -> record of a finished run, from its folder or from earlier results."""
     # Studies of earlier versions do not have the fields of their config file.
     plain = study.get("config_fields", {})
     planned = {entry["id"]: plain | entry["changes"] for entry in study["runs"]}
@@ -120,21 +121,21 @@ def _records(
 def _check_device(
     new: dict[str, Any], old: dict[str, Any] | None, output: epath.Path
 ) -> None:
-    """Raises a UserError where results of one device would replace another's."""
+    """Raises UserError if results of one device would replace those of another."""
     if old is None:
         return
-    here, there = (r["summary"]["device"]["platform"] for r in (new, old))
-    if here != there:
+    new_kind, old_kind = (r["summary"]["device"]["platform"] for r in (new, old))
+    if new_kind != old_kind:
         raise UserError(
-            f"--output {str(output)!r} has results of a {there}, and these are of a "
-            f"{here}; give another folder, so that both are kept"
+            f"--output {str(output)!r} has results of a {old_kind}, and these are of a "
+            f"{new_kind}; give another folder, so that both are kept"
         )
 
 
 def _record(
     study: dict[str, Any], entry: dict[str, Any], folder: epath.Path
 ) -> dict[str, Any]:
-    """All that is to be known of a run, without the names of this machine's folders."""
+    """The record of a run, without names of local folders."""
     summary = read_json(folder / "summary.json", "test", "device")
     if summary.get("teacher"):
         teacher = dict(summary["teacher"])
@@ -151,9 +152,7 @@ def _record(
             step % regular[split] == 0 or step == config["total_steps"]
         ):
             kept = {n: line[n] for n in _CURVES[split] if n in line}
-            curves[split].append(
-                {n: float(f"{v:.6g}") if n != "step" else v for n, v in kept.items()}
-            )
+            curves[split].append(kept)  # not rounded: statistics are made of it
     every = max(1, math.ceil(len(curves["train"]) / _CURVE_POINTS))
     curves["train"] = curves["train"][::-1][::every][::-1]  # the last is among them
     return {

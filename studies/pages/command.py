@@ -1,4 +1,4 @@
-"""What `launch/report.py` does."""
+"""Implementation of `launch/report.py`."""
 
 import json
 from typing import Any
@@ -16,27 +16,28 @@ from introspect_jax.train.files import write_json, write_text
 from studies.pages import charts, page, statistics, tables
 from studies.pages.collect import Collected, collect
 
-# Arms whose class similarity is drawn, at most.
+# Largest number of arms whose class similarity is drawn.
 _HEAT_MAPS = 3
 
 
 def report(workdir: str, output: str) -> dict[str, Any]:
     """Writes the page of a study with its tables, figures and records.
 
-    `README.md`, `table.csv`, `table.tex`, `statistics.json`, figures, and `runs/` with
-    a record of every run. What is there of the study counts; the same call later adds
-    to it. With `study.json` the folder is enough to make the page again: it may be
-    given as the `workdir` too.
+    These are `README.md`, `table.csv`, `table.tex`, `statistics.json`, figures, and
+    `runs/` with a record of every run. An unfinished study is reported as far as it is;
+    a later call adds to the results. The results contain all that is needed to write
+    the page again: their folder can also be the `workdir`.
 
     Args:
-      workdir: folder of the study.
-      output: folder, made if need be.
+      workdir: Folder of the study.
+      output: Folder of the results; it is created if it does not exist.
 
     Returns:
-      What is in `statistics.json`, with NaN for its nulls.
+      The content of `statistics.json`, not rounded and with NaN for its nulls.
 
     Raises:
-      UserError: see `collect`, or a folder that cannot be written.
+      UserError: The study cannot be read (see `collect`), or the folder cannot be
+        written.
     """
     target = absolute(output)
     collected = collect(workdir, target)
@@ -47,7 +48,7 @@ def report(workdir: str, output: str) -> dict[str, Any]:
             collected.name(id): record for id, record in collected.records.items()
         }
         for file in (target / "runs").glob("*.json"):
-            # Under another name before; records of other runs stay.
+            # Remove the file of a renamed record; records of other runs stay.
             id = file.stem.rpartition("-")[2]
             if id in collected.records and file.name not in wanted:
                 file.unlink()
@@ -60,15 +61,16 @@ def report(workdir: str, output: str) -> dict[str, Any]:
     }
     pictures[summary["settings"][0]["setting"]] += _heat_maps(collected, target)
     write_json(target / "study.json", collected.study)
-    write_json(target / "statistics.json", statistics.jsonable(summary))
-    write_text(target / "table.csv", tables.to_csv(summary))
+    stored = statistics.rounded(summary)
+    write_json(target / "statistics.json", statistics.jsonable(stored))
+    write_text(target / "table.csv", tables.to_csv(stored))
     write_text(target / "table.tex", tables.to_latex(summary))
     write_text(target / "README.md", page.page(collected, summary, pictures))
     return summary
 
 
 def _draw(part: dict[str, Any], collected: Collected, target: epath.Path) -> list[str]:
-    """The figures of a setting; their names."""
+    """Draws the figures of a setting and returns their names."""
     prefix = "".join(c if c.isalnum() else "_" for c in part["setting"])
     prefix += "_" if prefix else ""
     drawn = {
@@ -85,7 +87,7 @@ def _draw(part: dict[str, Any], collected: Collected, target: epath.Path) -> lis
 
 
 def _heat_maps(collected: Collected, target: epath.Path) -> list[str]:
-    """Class similarity of a network of the first few arms, where it is at hand."""
+    """Draws the class similarity of a run of the first arms, if its folder exists."""
     study, names = collected.study, []
     setting = study["settings"][0]
     folders = {entry["id"]: entry["folder"] for entry in study["runs"]}
@@ -111,10 +113,10 @@ def _heat_maps(collected: Collected, target: epath.Path) -> list[str]:
             caption = charts.words(arm, setting, study, finals[seed])
             try:
                 drawing = _heat_map(load(str(folder)), caption)
-            except UserError as error:  # such as missing data; an older picture stays
+            except UserError as error:  # for example missing data; keep an old picture
                 logging.warning("%s is not drawn: %s", name, error)
             else:
-                render.save(drawing, target / name, dpi=80)
+                render.save(drawing, target / name, dpi=100)
         if (target / name).exists():
             names.append(name)
     return names

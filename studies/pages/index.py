@@ -1,43 +1,43 @@
-"""All studies on one page: the log of every form that was tried, failures included."""
+"""The page that lists all studies and every form that was tried."""
 
 from typing import Any
 
-from etils import epath
-
 from introspect_jax.errors import UserError
 from introspect_jax.paths import absolute
-from introspect_jax.train.files import read_json, write_text
+from introspect_jax.train.files import write_text
+from studies.pages.collect import Collected, collect
 from studies.pages.page import device_words
+from studies.pages.statistics import summarise
 from studies.pages.tables import difference, p_value, ratio, to_markdown
 
 
 def write_index(results: str) -> str:
-    """Writes `README.md` of a folder of results, from the `statistics.json` in it.
+    """Writes `README.md` of a folder of results, from the records in it.
 
     Raises:
-      UserError: no results there.
+      UserError: The folder has no results, or a study without a finished run.
     """
     root = absolute(results)
-    found = sorted(root.glob("*/statistics.json"))
-    if not found:
+    folders = sorted(file.parent for file in root.glob("*/study.json"))
+    if not folders:
         raise UserError(
             f"--index {results!r} has no results; give the folder that holds those of "
             "launch/report.py"
         )
     parts = [
         "# Results",
-        "Every form that was tried, whatever came of it: differences to the baseline "
+        "Every form that was tried, with every outcome: differences from the baseline "
         "in test top-1 (points), NLL (nats) and ECE (points; of both, less is better), "
         "paired by seed, with 95 % intervals; p-values of top-1, corrected by Holm "
-        "over all differences of a setting. The page of each study says what was done, "
-        "and links the record of every run.",
+        "over all differences of a setting. The page of each study describes the "
+        "setting and links the record of every run.",
     ]
-    for file in found:
-        name = file.parent.name
-        summary = read_json(file, "question", "settings")
-        parts.append(f"## [{summary['question']}]({name}/README.md)")
+    for folder in folders:
+        collected = collect(str(folder), folder)
+        summary = summarise(collected)
+        parts.append(f"## [{summary['question']}]({folder.name}/README.md)")
         for part in summary["settings"]:
-            parts += [_where(root / name, part), _table(part)]
+            parts += [_where(collected, part), _table(part)]
     others = sorted(p.parent.name for p in root.glob("*/agreement.json"))
     if others:
         parts.append("## What does the soft target know?")
@@ -47,13 +47,9 @@ def write_index(results: str) -> str:
     return text
 
 
-def _where(folder: epath.Path, part: dict[str, Any]) -> str:
+def _where(collected: Collected, part: dict[str, Any]) -> str:
     ids = {id for row in part["rows"] for id in row["ids"].values()}
-    summaries = [
-        record["summary"]
-        for file in (folder / "runs").glob("*.json")
-        if (record := read_json(file, "id"))["id"] in ids
-    ]
+    summaries = [collected.records[id]["summary"] for id in ids]
     devices = ", ".join(sorted({device_words(s["device"]) for s in summaries}))
     state = (
         "informative" if part["informative"] else "no positive control: uninformative"

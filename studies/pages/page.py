@@ -1,4 +1,4 @@
-"""The page of a study, in words. No number on it comes from anywhere but the runs."""
+"""The page of a study. All its numbers are computed from the records of the runs."""
 
 import collections
 from typing import Any
@@ -31,13 +31,15 @@ def page(
         parts += [verdict(part), tables.markdown(part, collected)]
         parts.append(
             "*Last step; mean ± standard deviation of one run (95 % t interval of the "
-            f"mean); differences to `{study['baseline']}` paired by seed; p-values of "
-            "the paired t test, corrected by Holm over all differences of the setting; "
-            "cost as multiples of the baseline's step; no time where it differs by "
-            "more than a quarter between runs of one arm, which shared their machine "
-            "with others.*"
+            f"mean); differences from `{study['baseline']}`, paired by seed; p-values "
+            "of the paired t test, corrected by Holm over all differences of the "
+            "setting; cost as multiples of the baseline's step. The time is left out "
+            "where it differs by more than a quarter between the runs of an arm: they "
+            "shared their machine with others.*"
         )
         parts += [sentences(part, study["baseline"])]
+        if entropies := target_entropies(part):
+            parts.append(entropies)
         if part["contrasts"]:
             parts += [tables.contrasts_markdown(part), contrast_sentences(part)]
         parts.append(detectable(part))
@@ -58,18 +60,18 @@ def page(
         f"{f['arm']} seed {f['seed']} failed: {f['message']}" for f in summary["failed"]
     ]
     lines = [f"- {line}" for line in missing + failed]
-    parts.append(
-        "\n".join(lines) if lines else "Nothing: every run of the study is here."
-    )
-    parts += ["## Again", _again(collected)]
+    parts.append("\n".join(lines) if lines else "Nothing is missing.")
+    parts += ["## Reproducing these results", _reproducing(collected)]
     return "\n\n".join(parts) + "\n"
 
 
 def verdict(part: Part) -> str:
-    """Does the setting tell anything?"""
+    """Whether the positive controls help, which makes null results informative."""
     controls = [row for row in part["rows"] if row["control"]]
     if not controls:
-        return "**No positive control was run here, so no null result tells anything.**"
+        return (
+            "**No positive control was run here, so null results are uninformative.**"
+        )
     shown = "; ".join(
         f"{row['arm']} {tables.difference(row['top1_difference']) or '?'} points"
         for row in controls
@@ -77,17 +79,17 @@ def verdict(part: Part) -> str:
     if part["informative"]:
         helping = " and ".join(f"`{name}`" for name in part["helping_controls"])
         return (
-            f"**Positive control: {shown}. {helping} helps, so a difference can be "
-            "seen here.**"
+            f"**Positive control: {shown}. {helping} helps, so the setting can show an "
+            "improvement.**"
         )
     return (
-        f"**Positive control: {shown}. None can be told from no help, so null results "
-        "here are uninformative.**"
+        f"**Positive control: {shown}. None helps measurably, so null results here are "
+        "uninformative.**"
     )
 
 
 def sentences(part: Part, baseline: str) -> str:
-    """What every arm did, in words."""
+    """A sentence for every arm on its differences from the baseline."""
     lines = []
     for row in part["rows"]:
         if "top1_difference" not in row:
@@ -100,7 +102,7 @@ def sentences(part: Part, baseline: str) -> str:
 
 
 def contrast_sentences(part: Part) -> str:
-    """The same for the differences that were asked for."""
+    """A sentence for every contrast of the study."""
     return "\n".join(
         "- "
         + _compared(c["first"], c["second"], c["top1_difference"], c["top1_p_holm"])
@@ -110,16 +112,16 @@ def contrast_sentences(part: Part) -> str:
 
 
 def _beside(row: dict[str, Any]) -> str:
-    """Likelihood and calibration, where they differ."""
+    """Sentences on likelihood and calibration where their intervals exclude zero."""
     text = ""
     for metric, name, scale, digits in (
         ("nll", "likelihood", 1, 3),
         ("ece", "calibration", 100, 2),
     ):
-        found = row[f"{metric}_difference"]
-        if found["low"] > 0 or found["high"] < 0:
-            better = "better" if found["mean"] < 0 else "worse"
-            shown = tables.difference(found, scale, digits)
+        difference = row[f"{metric}_difference"]
+        if difference["low"] > 0 or difference["high"] < 0:
+            better = "better" if difference["mean"] < 0 else "worse"
+            shown = tables.difference(difference, scale, digits)
             unit = "ECE" if metric == "ece" else "NLL"
             text += (
                 f" Its {name} is {better} ({unit} {shown}"
@@ -128,14 +130,16 @@ def _beside(row: dict[str, Any]) -> str:
     return text
 
 
-def _compared(first: str, second: str, found: dict[str, float], p_holm: float) -> str:
-    if found["n"] < 2:
+def _compared(
+    first: str, second: str, difference: dict[str, float], p_holm: float
+) -> str:
+    if difference["n"] < 2:
         return f"`{first}` and `{second}`: too few seeds to compare."
-    shown = f"{tables.difference(found)} points"
-    low, high = found["low"], found["high"]
+    shown = f"{tables.difference(difference)} points"
+    low, high = difference["low"], difference["high"]
     if low <= 0 <= high:
-        return f"`{first}`: no difference to `{second}` can be seen ({shown})."
-    better = "better" if found["mean"] > 0 else "worse"
+        return f"`{first}`: no measurable difference from `{second}` ({shown})."
+    better = "better" if difference["mean"] > 0 else "worse"
     return f"`{first}` is {better} than `{second}` ({shown}{_kept(p_holm)})."
 
 
@@ -143,17 +147,33 @@ def _kept(p_holm: float) -> str:
     return "" if p_holm < SIGNIFICANT else ", not after Holm's correction"
 
 
-def detectable(part: Part) -> str:
-    """What could have been seen."""
-    found = part["detectable"]
-    if not found:
-        return "With one seed nothing can be compared."
+def target_entropies(part: Part) -> str:
+    """The entropies of the soft targets, which are strengths of smoothing."""
+    shown = [
+        f"`{row['arm']}` {row['train_target_entropy']:.3f}"
+        for row in part["rows"]
+        if row["train_target_entropy"]
+    ]
+    if not shown:
+        return ""
     return (
-        f"The paired standard deviation is {100 * found['paired_sd']:.2f} points "
-        f"(median over the differences). With {found['seeds']} seeds a true difference "
-        f"of {100 * found['smallest_difference']:.2f} points would be found with 80 % "
-        f"probability (before correction); for {100 * found['of_interest']:g} points "
-        f"it takes {found['seeds_needed']} seeds."
+        "Mean entropy of the soft target at the end of training, in nats, over the "
+        f"classes that it covers: {', '.join(shown)}."
+    )
+
+
+def detectable(part: Part) -> str:
+    """The smallest difference that the study would find, and the seeds for others."""
+    limits = part["detectable"]
+    if not limits:
+        return "One seed does not allow comparisons."
+    return (
+        f"The paired standard deviation is {100 * limits['paired_sd']:.2f} points "
+        f"(median over the differences). With {limits['seeds']} seeds a true "
+        f"difference of {100 * limits['smallest_difference']:.2f} points would be "
+        "found with 80 % probability (before correction); for "
+        f"{100 * limits['of_interest']:g} points it takes {limits['seeds_needed']} "
+        "seeds."
     )
 
 
@@ -200,19 +220,20 @@ def _tuning(study: dict[str, Any]) -> str:
     )
 
 
-def _again(collected: Collected) -> str:
-    """How to reproduce a row."""
+def _reproducing(collected: Collected) -> str:
+    """What the files contain, and when a run gives the same bits."""
     devices = collections.Counter(
         r["summary"]["device"]["platform"] for r in collected.records.values()
     )
     text = (
-        "Every JSON under `runs/` has the command, the config, the versions, the "
-        "device and the results of a run; `statistics.json`, with them, has every "
-        "number of this page."
+        "Every JSON file under `runs/` holds the command, the config, the versions, "
+        "the device and the results of one run. `statistics.json` holds the "
+        "statistics of this page to six digits; the page itself is rounded from the "
+        "unrounded statistics of these runs."
     )
     if devices.get("cpu"):
         text += (
-            " With the same versions on as many cores of the same kind of CPU a run "
-            "ends in the same bits (`taskset -c 0 python ...` for one core)."
+            " With the same versions and number of cores, on the same kind of CPU, a "
+            "run gives the same bits (`taskset -c 0 python ...` for one core)."
         )
     return text

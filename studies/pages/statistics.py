@@ -1,4 +1,4 @@
-"""The numbers of a study: every one that its tables and its page show."""
+"""The statistics of a study, from which its tables and its page are made."""
 
 import math
 import statistics
@@ -19,40 +19,41 @@ from studies.pages.collect import Collected
 METRICS = ("top1", "nll", "ece")
 # The difference in top-1 for which the number of seeds is given: half a point.
 OF_INTEREST = 0.005
-# Times of a step that differ by no more than this factor are of the same machine.
+# Times of a step that differ by more than this factor were disturbed by other programs.
 ALIKE = 1.25
 SIGNIFICANT = 0.05
 Row = dict[str, Any]
 
 
 def summarise(collected: Collected) -> dict[str, Any]:
-    """Setting by setting: rows of arms, contrasts, and what can be told from them.
+    """For each setting: rows of arms, contrasts, and whether it is informative.
 
-    All accuracies and errors are fractions; differences are paired by seed, of the last
-    step; p-values are corrected by Holm over all differences of a setting, metric by
-    metric. A setting is informative if a positive control is better; what it is for is
-    known beforehand, so it is corrected for the number of controls alone.
+    All accuracies and errors are fractions. Differences are those of the last step,
+    paired by seed. p-values are corrected by Holm over all differences of a setting,
+    for each metric on its own. A setting is informative if a positive control is better
+    than the baseline. This question is asked beforehand, so its p-values are corrected
+    for the number of controls alone.
+
+    Nothing is rounded here: tables, figures and files each round these values once.
     """
     study = collected.study
     settings = [_setting(collected, name) for name in study["settings"]]
-    return _rounded(
-        {
-            "name": study["name"],
-            "question": study["question"],
-            "settings": [s for s in settings if s["rows"]],
-            "tuning": _tuning(collected),
-            "not_run": _not_run(collected),
-            "failed": collected.failed,
-        }
-    )
+    return {
+        "name": study["name"],
+        "question": study["question"],
+        "settings": [s for s in settings if s["rows"]],
+        "tuning": _tuning(collected),
+        "not_run": _not_run(collected),
+        "failed": collected.failed,
+    }
 
 
 def _setting(collected: Collected, setting: str) -> dict[str, Any]:
     study = collected.study
     runs = {arm: collected.finals(setting, arm) for arm in study["arms"]}
-    runs = {arm: found for arm, found in runs.items() if found}
+    runs = {arm: of_arm for arm, of_arm in runs.items() if of_arm}
     baseline = runs.get(study["baseline"], {})
-    rows = [_row(arm, found, baseline, study) for arm, found in runs.items()]
+    rows = [_row(arm, of_arm, baseline, study) for arm, of_arm in runs.items()]
     contrasts = [
         {
             "first": first,
@@ -107,23 +108,23 @@ def _row(
                 _values(runs, metric), _values(baseline, metric)
             )
     for name in ("loss", "accuracy", "target_entropy"):
-        found = [_last(record, name) for record in runs.values()]
-        known = [value for value in found if value is not None]
-        row[f"train_{name}"] = statistics.mean(known) if known else None
+        values = [_last(record, name) for record in runs.values()]
+        logged = [value for value in values if value is not None]
+        row[f"train_{name}"] = statistics.mean(logged) if logged else None
     row |= _cost(runs, baseline)
     return row
 
 
 def _cost(runs: dict[int, Row], baseline: dict[int, Row]) -> Row:
-    """Of a step: FLOPs and time, as multiples of the baseline's.
+    """FLOPs and time of a step, as multiples of the baseline's.
 
-    Times are of the fastest run of each, and only where those of one arm are alike:
-    runs that share a machine take what the others leave them.
+    Times are those of the fastest runs. They are NaN where the times of an arm differ
+    much, because its runs shared their machine with other programs.
     """
 
-    def costs(found: dict[int, Row], name: str) -> list[float]:
-        given = [record["summary"]["cost"].get(name) for record in found.values()]
-        return [cost for cost in given if cost is not None]
+    def costs(records: dict[int, Row], name: str) -> list[float]:
+        measured = [record["summary"]["cost"].get(name) for record in records.values()]
+        return [cost for cost in measured if cost is not None]
 
     ratios = {}
     for name in ("flops_per_step", "step_seconds"):
@@ -134,13 +135,13 @@ def _cost(runs: dict[int, Row], baseline: dict[int, Row]) -> Row:
 
 
 def _detectable(compared: list[Row]) -> dict[str, Any] | None:
-    """From the median of the paired standard deviations."""
-    found = [row["top1_difference"] for row in compared]
-    found = [d for d in found if d["n"] >= 2 and d["sd"] > 0]
-    if not found:
+    """Detectable difference and seeds, from the median paired standard deviation."""
+    differences = [row["top1_difference"] for row in compared]
+    differences = [d for d in differences if d["n"] >= 2 and d["sd"] > 0]
+    if not differences:
         return None
-    sd = statistics.median(d["sd"] for d in found)
-    n = round(statistics.median(d["n"] for d in found))
+    sd = statistics.median(d["sd"] for d in differences)
+    n = round(statistics.median(d["n"] for d in differences))
     return {
         "paired_sd": sd,
         "seeds": n,
@@ -151,7 +152,7 @@ def _detectable(compared: list[Row]) -> dict[str, Any] | None:
 
 
 def _tuning(collected: Collected) -> list[Row]:
-    """What was tried for each arm, and what it scored on validation."""
+    """The trials of each arm with their scores on the validation split."""
     study = collected.study
     chosen = {(c["setting"], c["arm"]): c["trial"] for c in study["chosen"]}
     groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
@@ -168,12 +169,12 @@ def _tuning(collected: Collected) -> list[Row]:
             "trials": [
                 {
                     "trial": name,
-                    "seeds": len(found),
+                    "seeds": len(summaries),
                     "validation_top1": float(
-                        np.mean([s["validation"]["last"]["top1"] for s in found])
+                        np.mean([s["validation"]["last"]["top1"] for s in summaries])
                     ),
                 }
-                for name, found in trials.items()
+                for name, summaries in trials.items()
             ],
         }
         for (setting, arm), trials in groups.items()
@@ -181,13 +182,13 @@ def _tuning(collected: Collected) -> list[Row]:
 
 
 def _not_run(collected: Collected) -> list[str]:
-    """Runs that are still to be done, and how many for each arm."""
+    """The arms with missing runs, and the missing seeds."""
     study = collected.study
     missing = []
     for setting in study["settings"]:
         for arm in study["arms"]:
-            there = collected.finals(setting, arm)
-            seeds = [s for s in study["seeds"] if s not in there]
+            finished = collected.finals(setting, arm)
+            seeds = [s for s in study["seeds"] if s not in finished]
             if seeds:
                 where = f"{setting}: " if setting else ""
                 missing.append(f"{where}{arm}, seeds {', '.join(map(str, seeds))}")
@@ -203,17 +204,22 @@ def _last(record: Row, name: str) -> float | None:
     return train[-1].get(name) if train else None
 
 
-def _rounded(value: Any) -> Any:
-    """Six digits: the same whatever the versions of NumPy and SciPy."""
+def rounded(value: Any) -> Any:
+    """Six significant digits, for the files that other programs read.
+
+    These digits are the same in all versions of NumPy and SciPy. Do not format a table
+    from them: a value rounded twice may end in another digit (1.230504 -> 1.2305 ->
+    1.230).
+    """
     if isinstance(value, dict):
-        return {name: _rounded(part) for name, part in value.items()}
+        return {name: rounded(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [_rounded(part) for part in value]
+        return [rounded(part) for part in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def jsonable(value: Any) -> Any:
-    """The same with None for what is not a number, which JSON does not know."""
+    """The same value with None in place of NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {name: jsonable(part) for name, part in value.items()}
     if isinstance(value, list):

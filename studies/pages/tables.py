@@ -12,31 +12,31 @@ Row = dict[str, Any]
 Part = dict[str, Any]
 
 
-def percent(found: dict[str, float]) -> str:
+def percent(estimate: dict[str, float]) -> str:
     """`66.68 ± 0.41 (66.17 to 67.19)`: mean, deviation of a run, interval."""
-    return _shown(found, 100, 2)
+    return _shown(estimate, 100, 2)
 
 
-def plain(found: dict[str, float]) -> str:
-    """The same of what is not a percentage."""
-    return _shown(found, 1, 3)
+def plain(estimate: dict[str, float]) -> str:
+    """The same for values that are not percentages, with three digits."""
+    return _shown(estimate, 1, 3)
 
 
 def difference(
-    found: dict[str, float] | None, scale: float = 100, digits: int = 2
+    estimate: dict[str, float] | None, scale: float = 100, digits: int = 2
 ) -> str:
-    """`+0.52 (+0.11 to +0.93)`: mean and interval."""
-    if found is None or _unknown(found["mean"]):
+    """`+0.52 (+0.11 to +0.93)`: mean and interval; empty if it is unknown."""
+    if estimate is None or _unknown(estimate["mean"]):
         return ""
-    text = f"{scale * found['mean']:+.{digits}f}"
-    if _unknown(found["low"]):
+    text = f"{scale * estimate['mean']:+.{digits}f}"
+    if _unknown(estimate["low"]):
         return text
-    low, high = scale * found["low"], scale * found["high"]
+    low, high = scale * estimate["low"], scale * estimate["high"]
     return f"{text} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 def p_value(p: float | None) -> str:
-    """Three digits, or `< 0.001`."""
+    """Three digits, or `< 0.001`; empty if it is unknown."""
     if _unknown(p):
         return ""
     assert p is not None
@@ -52,13 +52,13 @@ def _unknown(value: float | None) -> bool:
     return value is None or math.isnan(value)
 
 
-def _shown(found: dict[str, float], scale: float, digits: int) -> str:
-    text = f"{scale * found['mean']:.{digits}f}"
-    if _unknown(found["sd"]):
+def _shown(estimate: dict[str, float], scale: float, digits: int) -> str:
+    text = f"{scale * estimate['mean']:.{digits}f}"
+    if _unknown(estimate["sd"]):
         return text
-    low, high = scale * found["low"], scale * found["high"]
+    low, high = scale * estimate["low"], scale * estimate["high"]
     return (
-        f"{text} ± {scale * found['sd']:.{digits}f} "
+        f"{text} ± {scale * estimate['sd']:.{digits}f} "
         f"({low:.{digits}f} to {high:.{digits}f})"
     )
 
@@ -78,7 +78,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def markdown(part: Part, collected: Collected) -> str:
-    """The table of a setting; every row links its runs."""
+    """The table of a setting; every row links the records of its runs."""
     headings = [*_COLUMNS, "runs"]
     rows = [
         [cell(row) for cell in _COLUMNS.values()]
@@ -110,7 +110,7 @@ def best_markdown(part: Part) -> str:
 
 
 def contrasts_markdown(part: Part) -> str:
-    """The differences that were asked for."""
+    """The table of the contrasts of the study."""
     rows = [
         [
             f"{c['first']} - {c['second']}",
@@ -127,7 +127,7 @@ def contrasts_markdown(part: Part) -> str:
 
 
 def tuning_markdown(tuning: list[Row]) -> str:
-    """What was tried, what it scored on validation, and what it cost."""
+    """The trials with their scores on the validation split, and their minutes."""
     rows = [
         [
             " ".join(w for w in (entry["setting"], entry["arm"]) if w),
@@ -144,7 +144,7 @@ def tuning_markdown(tuning: list[Row]) -> str:
 
 
 def to_csv(summary: dict[str, Any]) -> str:
-    """Every number of every row: `setting`, `arm`, and dotted names."""
+    """All values of all rows, in columns `setting`, `arm`, and dotted names."""
     flat = [
         {"setting": part["setting"], **_flat(row)}
         for part in summary["settings"]
@@ -159,7 +159,7 @@ def to_csv(summary: dict[str, Any]) -> str:
 
 
 def to_latex(summary: dict[str, Any]) -> str:
-    """One `tabular` a setting, for booktabs."""
+    """A `tabular` for each setting, for the package booktabs."""
     headings = list(_COLUMNS)
     parts = []
     for part in summary["settings"]:
@@ -179,7 +179,7 @@ def to_latex(summary: dict[str, Any]) -> str:
 
 
 def to_markdown(headings: list[str], rows: list[list[str]]) -> str:
-    """A table, its first column to the left."""
+    """A table whose first column is aligned left, the others right."""
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -96,7 +96,7 @@ def plan(bench: Bench, every: int) -> list[tuple[str, str, dict[str, bytes]]]:
     plant("report", bench.files("results"), "pickle")
     study = [name for name in bench.files("study") if "/checkpoints/" not in name]
     plant("report", study, "pickle", "JSON with tags")
-    plant("index", ["results/one/statistics.json"], *kinds)
+    plant("index", ["results/one/study.json"], *kinds)
     plant("done", [n for n in bench.files("results") if "/runs/" in n], *kinds)
     plant("study", ["study/study.json"], *kinds)
     plant("images", ["images/a/0.png", "images/b/x.jpg"], *kinds)

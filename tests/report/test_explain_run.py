@@ -27,7 +27,7 @@ def test_pictures_maps_and_metrics(command, trained, tmp_path):
         f"--workdir={trained}",
         f"--output={tmp_path / 'out'}",
         "--explanation=integrated_gradients",
-        "--num_examples=4",
+        "--num_examples=5",
         "--explanation.num_steps=8",
         "--metric_images=12",
     )
@@ -35,25 +35,26 @@ def test_pictures_maps_and_metrics(command, trained, tmp_path):
     assert "deletion" in done.stdout
     out = tmp_path / "out"
     assert {p.name for p in out.iterdir()} == {
-        "explanations.png",
+        "explanations_0.png",
+        "explanations_1.png",
         "class_similarity.png",
         *(f"strip_{i}.png" for i in range(4)),
         "maps.npz",
         "metrics.json",
     }
     with np.load(out / "maps.npz") as found:
-        assert found["maps"].shape == (4, 4, 8, 8, 1)
-        assert found["similarities"].shape == (4, 10)
+        assert found["maps"].shape == (5, 4, 8, 8, 1)
+        assert found["similarities"].shape == (5, 10)
         labels, classes = found["labels"], found["explained_classes"]
         np.testing.assert_array_equal(classes[:, 0], labels)
-        own = found["similarities"][np.arange(4), labels]
+        own = found["similarities"][np.arange(5), labels]
         np.testing.assert_allclose(own, 1, rtol=1e-4)
         # What is beside the label is what is most similar to it.
         others = found["similarities"].copy()
-        others[np.arange(4), labels] = -np.inf
+        others[np.arange(5), labels] = -np.inf
         np.testing.assert_array_equal(classes[:, 1], others.argmax(-1))
         # Similarities are those of the maps that are stored.
-        maps = found["maps"].reshape(4, 4, -1)
+        maps = found["maps"].reshape(5, 4, -1)
         inner = np.einsum("bmp,bp->bm", maps, maps[:, 0])
         wanted = np.take_along_axis(found["similarities"], classes, 1)
         np.testing.assert_allclose(inner / inner[:, :1], wanted, atol=1e-3)

@@ -1,7 +1,9 @@
 """The pages in `results/` are what `launch/report.py` makes of the records there."""
 
+import json
 import re
 import shutil
+from decimal import Decimal
 
 import pytest
 from conftest import ROOT
@@ -23,6 +25,33 @@ def test_committed_pages_are_those_of_their_records(folder, tmp_path):
             f"python launch/report.py --workdir={folder.relative_to(ROOT)} --output="
             f"{folder.relative_to(ROOT)} makes it anew"
         )
+
+
+@pytest.mark.parametrize(
+    ("study", "arm", "metric", "scale", "exact", "cell"),
+    [
+        # The mean of six digits, 1.23050, would be shown as 1.230.
+        ("doses", "weight rows 0.1", "nll", 1, "1.2305041146", "1.231 ± 0.017"),
+        ("components", "kd, component=permuted", "ece", 100, "11.135037932", "11.14 ±"),
+    ],
+)
+def test_a_cell_is_the_mean_of_the_records_rounded_once(
+    study, arm, metric, scale, exact, cell
+):
+    folder = ROOT / "results" / study
+    records = [json.loads(file.read_text()) for file in folder.glob("runs/*.json")]
+    values = [
+        Decimal(repr(record["summary"]["test"]["last"][metric]))
+        for record in records
+        if record["phase"] == "final" and record["arm"] == arm
+    ]
+    assert str(scale * sum(values) / len(values)).startswith(exact)
+    (row,) = (
+        line
+        for line in (folder / "README.md").read_text().splitlines()
+        if line.startswith(f"| {arm} |") and "](runs/" in line
+    )
+    assert f"| {cell}" in row
 
 
 def test_the_committed_index_is_that_of_the_results(tmp_path):
