@@ -40,31 +40,23 @@ def agreement(
 ) -> list[Row]:
     """Writes `README.md`, `agreement.json` and `agreement.png`.
 
-        All checkpoints that the run kept are evaluated.
+    All checkpoints that the run kept are evaluated.
 
-        Args:
-    <<<<<<< HEAD
-          workdir: a run, best with a large `checkpoints_kept`.
-          teacher: another run on the same data.
-          output: folder, made if need be.
-          num_images: of the validation split, the first ones.
-          data: what the page calls the data; by default its name and size.
-          data_dir: where the data lie now, if not where they were.
-    =======
-          workdir: Folder of a run, preferably with a large `checkpoints_kept`.
-          teacher: Folder of another run on the same data.
-          output: Folder of the results; it is created if it does not exist.
-          num_images: Number of images, the first of the validation split.
-          data: Description of the data on the page; by default their name and size.
-    >>>>>>> evidence
+    Args:
+      workdir: Folder of a run, preferably with a large `checkpoints_kept`.
+      teacher: Folder of another run on the same data.
+      output: Folder of the results; it is created if it does not exist.
+      num_images: Number of images, the first of the validation split.
+      data: Description of the data on the page; by default their name and size.
+      data_dir: Where the data of the run lie now, if they were moved.
 
-        Returns:
-          A row for each step and form, with a mean and a 95 % bootstrap interval for each
-          column.
+    Returns:
+      A row for each step and form, with a mean and a 95 % bootstrap interval for each
+      column.
 
-        Raises:
-          UserError: A run cannot be read, the runs have different data, or the folder
-            cannot be written.
+    Raises:
+      UserError: A run cannot be read, the runs have different data, or the folder
+        cannot be written.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -113,7 +113,7 @@ class Trainer:
     ) -> tuple[Callable[..., Any], float | None]:
         """The compiled training step, and its FLOPs, all devices together; None where
         they cannot be counted."""
-        if jax.config.jax_disable_jit:
+        if cast(Any, jax.config).jax_disable_jit:
             return self.train_step, None
         lowered = self.train_step.lower(state, batch)
         method = self.config.method.get(self.config.method.name, {})

@@ -101,8 +101,8 @@ def _row(
     }
     for metric in METRICS:
         for which in ("last", "best"):
-            values = _values(runs, metric, which)
-            row[f"{metric}_{which}"] = mean_interval(list(values.values()))
+            scores = _values(runs, metric, which)
+            row[f"{metric}_{which}"] = mean_interval(list(scores.values()))
         if arm != study["baseline"]:
             row[f"{metric}_difference"] = paired_difference(
                 _values(runs, metric), _values(baseline, metric)
