@@ -83,12 +83,12 @@ def test_a_teacher_of_other_data(pair, digits_config):
     digits_config.data.mean = (0.1,)
     other = str(pair / "other")
     whole_run.run("digits", digits_config, other, pictures=False)
-    with pytest.raises(UserError, match=r"trained on other data: data\.mean"):
+    with pytest.raises(UserError, match=r"trained on other inputs: data\.mean"):
         agreements.agreement(str(pair / "run"), other, epath.Path(pair / "out"))
 
 
 def test_a_damaged_checkpoint_is_left_out(pair):
-    """And set aside, as everywhere."""
+    """And stays where it is: nothing is written into a run that is read."""
     state = pair / "run" / "checkpoints" / "4" / "state"
     files = [p for p in state.rglob("d/*") if p.is_file()]
     largest = max(files, key=lambda p: p.stat().st_size)
