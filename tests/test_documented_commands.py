@@ -299,7 +299,7 @@ class Contributor(Reader):
 
     def do_diff(self, block):
         done = subprocess.run(
-            ["git", "apply", "--recount", "-"],
+            ["git", "apply", "-"],
             input=block.text,
             cwd=self.folder,
             env=os.environ | {"GIT_CEILING_DIRECTORIES": str(self.folder.parent)},
