@@ -1,6 +1,6 @@
-"""The pages: size, links, and the Python in them. Commands: test_documented_commands.
+"""README, CONTRIBUTING and docs: size, links, and the Python in them.
 
-Every code block is run, here or there; one that no test can run is an error.
+Commands are run in `test_documented_commands`. A block that neither can run is an error.
 """
 
 import re
