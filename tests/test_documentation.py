@@ -1,6 +1,6 @@
 """README, CONTRIBUTING and docs: size, links, and the Python in them.
 
-Commands are run in `test_documented_commands`. A block that neither can run is an error.
+`test_documented_commands` runs the commands. A block that neither can run is an error.
 """
 
 import re
