@@ -110,10 +110,10 @@ def default_config() -> ConfigDict:
 
 
 def pictures_config() -> ConfigDict:
-    """`config.explain`: what pictures show, with the library's numbers of samples.
+    """Returns `config.explain`, the fields for pictures, with the library's defaults.
 
-    `explanation` and `similarity` are `""` by default: those of the method, if it has
-    fields of these names, or else the first of the library.
+    `explanation` and `similarity` are `""` by default, which stands for the fields of
+    the training method, if it has them, or for gradient and projection.
     """
     config = default_config()
     for name, cls in EXPLANATIONS.items():
@@ -125,12 +125,12 @@ def pictures_config() -> ConfigDict:
 
 
 def check_pictures(config: ConfigDict) -> None:
-    """Raises a UserError for a `config.explain` that cannot be; takes the whole."""
+    """Raises a UserError if `config.explain` is invalid; takes the whole config."""
     check(for_pictures(config), "explain.")
 
 
 def for_pictures(config: ConfigDict) -> ConfigDict:
-    """`config.explain` with the names of explanation and similarity filled in.
+    """Returns `config.explain` with explanation and similarity filled in.
 
     Args:
       config: The whole config.
@@ -144,8 +144,8 @@ def for_pictures(config: ConfigDict) -> ConfigDict:
 
 
 def over_many(config: ConfigDict) -> ConfigDict:
-    """A copy of `for_pictures` for many images: with the samples of training wherever
-    the numbers are the library's."""
+    """Returns a copy of `for_pictures` for many images: numbers of samples and steps
+    that are the library's defaults are replaced by those of training."""
     config = ConfigDict(config.to_dict())
     training, library = default_config(), pictures_config()
     for name, cls in EXPLANATIONS.items():
@@ -156,7 +156,7 @@ def over_many(config: ConfigDict) -> ConfigDict:
 
 
 def needs(config: ConfigDict) -> list[str]:
-    """The optional methods of a network that `bind` would ask it for."""
+    """Returns the optional methods of a network that `bind` requires."""
     required = _required(EXPLANATIONS[config.explanation])
     parts = {"features_fn": ["maps"], "head_fn": ["classify"]}
     found = [part for name in required for part in parts.get(name, [])]

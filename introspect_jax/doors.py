@@ -1,10 +1,10 @@
-"""Doors: networks, data sets, methods and optimizers, by name or by import path.
+"""Finds networks, data sets, methods and optimizers by name or by import path.
 
-A name is found in the door's folder: every module there with a `SUMMARY` is an entry,
-whose name is that of its file. An entry may serve a family of names: then it has a
-`PATTERN` that a name must match, and `NAMES` as they are listed. Whatever belongs to
-somebody else is named by its import path, `package.module:object`; the current folder
-is importable.
+Each of these parts has a folder, its door. Every module of the folder that defines
+`SUMMARY` is an entry, named by its file. An entry that serves several names defines
+`PATTERN`, a regular expression that these names match, and `NAMES`, the names that are
+listed. Code outside of the package is named by its import path,
+`package.module:object`; modules in the current folder can be imported.
 """
 
 import functools
@@ -25,21 +25,21 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class Door:
-    """The entries of one folder, found by scanning it."""
+    """The entries of one folder."""
 
     def __init__(self, package: str, field: str):
-        """Scans nothing yet.
+        """The folder is scanned when its entries are first needed.
 
         Args:
-          package: the folder's import name.
-          field: of the config, such as `"model"`, whose `name` chooses.
+          package: Import name of the folder.
+          field: Field of the config whose `name` selects an entry, such as `"model"`.
         """
         self.field = field
         self._package = package
 
     @functools.cached_property
     def entries(self) -> dict[str, ModuleType]:
-        """File name -> module of every entry, in alphabetical order."""
+        """Maps the file name of each entry to its module, in alphabetical order."""
         package = importlib.import_module(self._package)
         modules = {
             found.name: importlib.import_module(f"{self._package}.{found.name}")
@@ -49,7 +49,7 @@ class Door:
         return {name: m for name, m in modules.items() if hasattr(m, "SUMMARY")}
 
     def names(self) -> list[str]:
-        """What `name` may be, as it is listed to users."""
+        """The names of all entries, as listed to users."""
         return [
             listed
             for name, module in self.entries.items()
@@ -57,7 +57,7 @@ class Door:
         ]
 
     def find(self, name: str) -> tuple[str, ModuleType] | None:
-        """File name and module of the entry that serves this name, or None."""
+        """Returns file name and module of the entry for a name, or None."""
         plain = self.entries.get(name)
         if plain and not hasattr(plain, "PATTERN"):
             return name, plain
@@ -67,10 +67,10 @@ class Door:
         return None
 
     def get(self, name: str) -> tuple[str, ModuleType]:
-        """As `find`.
+        """Like `find`, for a name that must exist.
 
         Raises:
-          UserError: no entry serves this name.
+          UserError: There is no entry for this name.
         """
         found = self.find(name)
         if found is None:
@@ -83,17 +83,17 @@ class Door:
     def make_outside(
         self, config: Any, *arguments: Any, wanted: type, **handed: Any
     ) -> Any:
-        """What the factory of an import path makes, with the options of the config.
+        """Calls the factory at an import path with the options of the config.
 
         Args:
-          config: Of the part, with `name` and `options`.
-          *arguments: What every factory of this door takes.
-          wanted: What it must return.
-          **handed: Further arguments, for factories that take them.
+          config: Config of the part, with `name` and `options`.
+          *arguments: Arguments that every factory of this door takes.
+          wanted: Type of the result.
+          **handed: Arguments passed only to factories that have such parameters.
 
         Raises:
-          UserError: Nothing at the path, options that the factory does not take, or
-            another result.
+          UserError: The path does not exist, the factory does not take the options, or
+            the result has another type.
         """
         factory = load_object(config.name, self.field)
         made = call(
@@ -112,8 +112,7 @@ class Door:
         return made
 
     def check_options(self, config: Any) -> None:
-        """Raises a UserError for `options` that nothing takes: they are for parts from
-        outside."""
+        """Raises a UserError if `options` are set for a built-in part."""
         if config.options and not is_import_path(config.name):
             first = next(iter(config.options))
             raise UserError(
@@ -123,7 +122,7 @@ class Door:
             )
 
     def describe(self) -> str:
-        """A line for every entry: its names, what it is, and where it is from."""
+        """Returns one line per entry: its names, summary and source."""
         lines = []
         for name, module in self.entries.items():
             source = getattr(module, "SOURCE", "")
@@ -136,20 +135,20 @@ class Door:
 
 
 def is_import_path(name: str) -> bool:
-    """Whether a name is `package.module:object`."""
+    """Whether a name has the form `package.module:object`."""
     return _IMPORT_PATH.fullmatch(name) is not None
 
 
 def load_object(path: str, field: str) -> Callable[..., Any]:
-    """The object of an import path, which runs its module.
+    """Imports a module and returns its object.
 
     Args:
       path: `package.module:object`.
-      field: of the config, such as `"model"`, for messages.
+      field: Field of the config for error messages, such as `"model"`.
 
     Raises:
-      UserError: no such module or object, or one that cannot be called. Errors of the
-        module's own code are left as they are.
+      UserError: The module or the object does not exist, or the object is not callable.
+        Errors raised by the code of the module are not caught.
     """
     name, _, attribute = path.partition(":")
     if name.partition(".")[0] in sys.stdlib_module_names:

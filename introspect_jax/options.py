@@ -1,4 +1,4 @@
-"""Options of a part of the trainer: their ranges, and those of parts from outside."""
+"""Checks the options of built-in parts, and passes options to other code."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -13,12 +13,12 @@ from introspect_jax.errors import UserError, unknown
 def check_range(
     prefix: str, config: ConfigDict, **limits: tuple[float, float, str]
 ) -> None:
-    """Raises a UserError for an option that lies outside of its interval.
+    """Raises a UserError if an option lies outside of its interval.
 
     Args:
-      prefix: of the field in the message, such as `"method.kd."`.
-      config: with the options.
-      **limits: option -> `(low, high, brackets)`, as in `(0, 1, "[)")`.
+      prefix: Prefix of the field names in error messages, such as `"method.kd."`.
+      config: Config with the options.
+      **limits: Interval of each option, `(low, high, brackets)`: `(0, 1, "[)")`.
     """
     for name, (low, high, brackets) in limits.items():
         value = np.float32(config[name])  # as formulas take it: 1e-300 is 0
@@ -32,7 +32,7 @@ def check_range(
 
 
 def check_least(prefix: str, config: ConfigDict, **least: float) -> None:
-    """Raises a UserError for an option below its least value."""
+    """Raises a UserError if an option is below its minimum."""
     for name, low in least.items():
         if not config[name] >= low:
             raise UserError(
@@ -41,7 +41,7 @@ def check_least(prefix: str, config: ConfigDict, **least: float) -> None:
 
 
 def check_choice(prefix: str, config: ConfigDict, **choices: Iterable[str]) -> None:
-    """Raises a UserError for an option that is none of its choices."""
+    """Raises a UserError if an option is not one of its choices."""
     for name, allowed in choices.items():
         if config[name] not in allowed:
             raise UserError(unknown(f"{prefix}{name}", config[name], allowed))
@@ -61,18 +61,18 @@ def call(
     options: Mapping[str, Any],
     **handed: Any,
 ) -> Any:
-    """Calls a factory from outside with the options of the config.
+    """Calls a factory with the options of the config as keyword arguments.
 
     Args:
-      factory: what the import path names.
-      *arguments: what every factory of its kind takes.
-      path: the import path, for messages.
-      field: of the config, such as `"model"`.
-      options: `config.<field>.options`, keyword arguments.
-      **handed: further keyword arguments; options of the same name win.
+      factory: The object at the import path.
+      *arguments: Positional arguments.
+      path: Import path, for error messages.
+      field: Field of the config, such as `"model"`.
+      options: Keyword arguments from `config.<field>.options`.
+      **handed: Further keyword arguments; options of the same name replace them.
 
     Raises:
-      UserError: the factory takes no such option, or needs one that is not set.
+      UserError: The factory does not take an option, or requires one that is not set.
     """
     keywords = {**handed, **{name: _tuples(value) for name, value in options.items()}}
     signature = _signature(factory)
@@ -91,7 +91,7 @@ def call(
 
 
 def _signature(factory: Callable[..., Any]) -> inspect.Signature | None:
-    """The signature, or None where Python cannot tell (some builtins)."""
+    """Returns the signature, or None if Python does not know it (some builtins)."""
     try:
         if inspect.isclass(factory):
             # Of the constructor: metaclasses hide it (Flax NNX).
@@ -103,7 +103,7 @@ def _signature(factory: Callable[..., Any]) -> inspect.Signature | None:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has no tuples, and gives lists back for them."""
+    """Converts lists to tuples, which JSON stores as lists."""
     if isinstance(value, list | tuple):
         return tuple(_tuples(entry) for entry in value)
     return value

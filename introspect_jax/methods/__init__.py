@@ -1,13 +1,13 @@
-"""The training methods, one file each: by name, or by the import path of one's own.
+"""Training methods, one file each, selected by name or by import path.
 
-A file holds `SUMMARY` (one line), `SOURCE`, `default_config()` (its options,
-`config.method.<file>`) and `make(config, context) -> Method`. With `TEACHER` it learns
-from a teacher: `"any network"`, or one of the `"same network"` as its own; a
-`check(config)` checks options before any data are read. Adding a method is adding its
-file: this door scans the folder.
+A file defines `SUMMARY` (one line), `SOURCE`, `default_config()` (its options,
+`config.method.<file>`) and `make(config, context) -> Method`. A method that needs a
+teacher defines `TEACHER`: `"any network"`, or `"same network"` for a teacher with the
+network of the student. An optional `check(config)` checks the options before any data
+are read. To add a method, add its file; the folder is scanned.
 
-From outside a method is a function `factory(context, **options) -> Method`, its options
-are `config.method.options`, and `factory.TEACHER` says the same as that of a file.
+An import path names a `factory(context, **options) -> Method`. Its options are
+`config.method.options`, and `factory.TEACHER` has the meaning of `TEACHER`.
 """
 
 from ml_collections import ConfigDict
@@ -37,12 +37,12 @@ DOOR = Door(__name__, "method")
 
 
 def modules():
-    """Name -> module of every method, in alphabetical order."""
+    """Maps the name of each method to its module, in alphabetical order."""
     return DOOR.entries
 
 
 def default_config() -> ConfigDict:
-    """`config.method`: which one, its teacher, and the options of each in its group."""
+    """Returns `config.method`: name, teacher, and a group of options per method."""
     return ConfigDict(
         {
             "name": "introspective",
@@ -61,10 +61,10 @@ def default_config() -> ConfigDict:
 
 
 def make(config: ConfigDict, context: Context) -> Method:
-    """The method that `config.method` names.
+    """Builds the method that `config.method` names.
 
     Raises:
-      UserError: No such method, or options that are out of range.
+      UserError: The method does not exist, or an option is out of range.
     """
     if is_import_path(config.name):
         return DOOR.make_outside(config, context, wanted=Method)
@@ -73,13 +73,13 @@ def make(config: ConfigDict, context: Context) -> Method:
 
 
 def teacher_kind(name: str) -> str | None:
-    """Which teacher the method needs: `"any network"`, `"same network"` or None."""
+    """Returns the teacher needed: `"any network"`, `"same network"` or None."""
     part = load_object(name, "method") if is_import_path(name) else DOOR.get(name)[1]
     return getattr(part, "TEACHER", None)
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UserError for a method or a teacher that cannot be.
+    """Raises a UserError if the method or its teacher is invalid.
 
     Args:
       config: The whole config.
@@ -103,7 +103,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_trained_first(config: ConfigDict, kind: str) -> None:
-    """The same for the fields of a teacher that is trained first."""
+    """Checks the fields of a teacher that is trained first."""
     method = config.method
     if method.teacher_model:
         models.from_config(teacher_model(config), 2)
@@ -135,7 +135,7 @@ def _check_trained_first(config: ConfigDict, kind: str) -> None:
 
 
 def teacher_model(config: ConfigDict) -> ConfigDict:
-    """`config.model` of the teacher that is trained where none is given."""
+    """Returns `config.model` of the teacher that is trained if none is given."""
     model = ConfigDict(config.model.to_dict())
     wanted = config.method.teacher_model
     if wanted and wanted != model.name:

@@ -1,4 +1,4 @@
-"""The exponential average of a network while it trains."""
+"""Exponential moving average of a network during training."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ def running_average(
 ) -> PyTree:
     """`d old + (1 - d) new`, with `d = min(decay, (1 + step) / (10 + step))`.
 
-    Short at first, so that the average forgets the initial values. Constants of a
-    network stay as they are.
+    The decay is small at first, so that the average forgets the initial values. The
+    collection `constants` of a network is not averaged.
 
     Args:
-      old: the average before.
-      new: what has come, of the same structure.
-      decay: in [0, 1).
-      step: steps taken before this one.
+      old: Average before this step.
+      new: New values, of the same structure.
+      decay: Decay d in [0, 1).
+      step: Number of steps taken before this one.
     """
     current = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree_util.tree_map_with_path(

@@ -1,13 +1,13 @@
-"""What a training method is: a small record of pure functions.
+"""The interface of training methods: a record of pure functions.
 
-Methods share one step and one loop; what sets them apart is in these functions alone.
-What is trained is any tree (`dml`: several networks), what is carried from step to step
-is a dict whose entries say how they are combined (`ps_kd`: a memory of all examples),
-and what never changes (`kd`: a teacher's variables) is given to every step without
-being saved with it. The batch says which examples it holds (`index`), and a sampler may
-add examples to it or replace them (`cs_kd`: another of the class of each).
+All methods share one training step and one loop and differ only in these functions. The
+trained parameters are any tree (`dml`: several networks). The method state is carried
+from step to step; it is a dict, and `carries` says how each entry is combined (`ps_kd`:
+a memory of all examples). Constants are passed to every step and not saved (`kd`: the
+variables of the teacher). `batch["index"]` identifies the examples of a batch, and a
+sampler may add examples or replace them (`cs_kd`: another example of the same class).
 
-How methods that are not written yet fit without a special case anywhere else:
+Methods that are not part of the package yet would fit as follows:
 
 Born-Again Networks: `kd` whose teacher is the run of the generation before.
 DKD: two terms of the divergence that `kd` has; its test holds the identity.
@@ -62,21 +62,22 @@ METRICS = (
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a method is built from, beside its own config.
+    """The arguments of a method besides its config.
 
     Attributes:
-      model: the network, whose call takes `train`.
-      num_classes: its outputs.
-      image_shape: `(h, w, c)` that it sees.
-      total_steps: of the run.
-      steps_per_epoch: batches in an epoch.
-      seed: of the run, for samplers.
-      batch_size: examples in a batch.
-      num_examples: in the training split.
-      train_labels: reads int `[examples]` of the training split; None where it streams.
-      order: step -> positions `[batch]`, the shuffled order that a sampler replaces.
-      mixes_examples: whether the augmentation mixes examples (mixup, cutmix).
-      teacher: the network of the teacher, of methods that say `TEACHER`.
+      model: Network, called with `train`.
+      num_classes: Number of outputs.
+      image_shape: Shape `(h, w, c)` of its inputs.
+      total_steps: Steps of the run.
+      steps_per_epoch: Batches in an epoch.
+      seed: Seed of the run, for samplers.
+      batch_size: Examples in a batch.
+      num_examples: Examples in the training split.
+      train_labels: Reads the int labels `[examples]` of the training split; None if the
+        split is streamed.
+      order: Function from step to the positions `[batch]` of its examples.
+      mixes_examples: Whether the augmentation mixes examples (mixup, cutmix).
+      teacher: Network of the teacher, for methods with `TEACHER`.
     """
 
     model: nn.Module
@@ -95,23 +96,24 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A training method; the loop knows no more of it than this.
+    """A training method.
 
     Attributes:
-      init: key -> `(params, model_state, method_state)`: what is trained, the batch
-        statistics, and whatever else the method carries.
-      loss: `(params, model_state, method_state, batch, step, key) ->
-        (loss, (model_state, method_state, metrics))`, loss and metrics scalars, among
-        them `METRICS`.
-      predict: `(params, model_state, method_state) -> variables` of `model` as it is
-        evaluated and deployed.
-      model: the network that `predict` gives the variables of.
-      carries: entry of the method state -> `MEAN`, `BY_EXAMPLE` or `LAST_BATCH`.
-      sampler: `step -> positions` in the training split, in place of the shuffled
-        order; a multiple of the batch size.
-      constants: called once before training, with the teacher or None; what the loss
-        finds in `batch["constants"]`. A function of config, seed and files that the run
-        keeps the digest of, so that a continued run gets the same.
+      init: Function `key -> (params, model_state, method_state)`: trained parameters,
+        batch statistics, and the state of the method.
+      loss: Function `(params, model_state, method_state, batch, step, key) ->
+        (loss, (model_state, method_state, metrics))`. Loss and metrics are scalars; the
+        metrics include `METRICS`.
+      predict: Function `(params, model_state, method_state) -> variables` of `model`,
+        for evaluation and deployment.
+      model: Network of these variables.
+      carries: Maps each entry of the method state to `MEAN`, `BY_EXAMPLE` or
+        `LAST_BATCH`.
+      sampler: Function from step to positions in the training split, which replaces the
+        shuffled order; their number is a multiple of the batch size.
+      constants: Called once before training with the teacher or None; returns
+        `batch["constants"]`. It may depend only on the config, the seed and files whose
+        digest the run stores, so that a continued run gets the same constants.
     """
 
     init: Init
@@ -128,13 +130,13 @@ def one_network(
     objective: Callable[[jax.Array, Batch, jax.Array], Values],
     **fields: Any,
 ) -> Method:
-    """The method that trains one network and carries nothing.
+    """Returns a method that trains one network and has no state.
 
     Args:
-      context: of `make`.
-      objective: `(logits, batch, key) -> (losses, metrics)`, `[batch]` each; metrics
-        may be scalars, and have all of `METRICS` but the accuracy.
-      **fields: more of `Method`.
+      context: Context that `make` received.
+      objective: Function `(logits, batch, key) -> (losses, metrics)`, each `[batch]`.
+        Metrics may also be scalars; they include `METRICS` except the accuracy.
+      **fields: Further fields of `Method`.
     """
 
     def loss(params, model_state, method_state, batch, step, key):
@@ -150,11 +152,11 @@ def one_network(
 
 
 def init_network(context: Context, carried: Callable[[], PyTree] = dict) -> Init:
-    """`Method.init` of methods that train one network.
+    """Returns `Method.init` for methods that train one network.
 
     Args:
-      context: of `make`.
-      carried: makes the method state at the start; nothing by default.
+      context: Context that `make` received.
+      carried: Function that returns the initial method state; empty by default.
     """
 
     def init(key):
@@ -167,7 +169,7 @@ def init_network(context: Context, carried: Callable[[], PyTree] = dict) -> Init
 def predict_network(
     params: PyTree, model_state: PyTree, method_state: PyTree
 ) -> PyTree:
-    """`Method.predict` of methods that train one network."""
+    """`Method.predict` for methods that train one network."""
     del method_state
     return {"params": params, **model_state}
 
@@ -179,14 +181,14 @@ def forward(
     images: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, PyTree]:
-    """Logits `[batch, classes]` in train mode, and the updated batch statistics.
+    """Returns logits `[batch, classes]` in train mode and the updated batch statistics.
 
     Args:
-      model: the network.
-      params: its parameters.
-      model_state: its other variables.
-      images: `[batch, h, w, c]`.
-      key: of this step and pass, for dropout and the like.
+      model: Network.
+      params: Its parameters.
+      model_state: Its other variables.
+      images: Images `[batch, h, w, c]`.
+      key: Random key of this step and pass, for example for dropout.
     """
     logits, updated = model.apply(
         {"params": params, **model_state},
@@ -201,15 +203,15 @@ def forward(
 def averaged(
     logits: jax.Array, label_probs: jax.Array, losses: jax.Array, metrics: Metrics
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss and the metrics of a batch, scalars, the accuracy among them.
+    """Returns the scalar loss and metrics of a batch, including the accuracy.
 
-    Means over the labelled examples; 0 where there is none.
+    They are means over the labelled examples, or 0 if there are none.
 
     Args:
-      logits: `[batch, classes]` of the network that is deployed.
-      label_probs: `[batch, classes]`; a row of zeros is an example without a label.
-      losses: `[batch]`.
-      metrics: each `[batch]` or a scalar.
+      logits: Logits `[batch, classes]` of the deployed network.
+      label_probs: Labels `[batch, classes]`; a row of zeros has no label.
+      losses: Losses `[batch]`.
+      metrics: Metrics, each `[batch]` or a scalar.
     """
     hits = jnp.argmax(logits, -1) == jnp.argmax(label_probs, -1)
     loss = labelled_means(label_probs, {"loss": losses})["loss"]
@@ -217,11 +219,11 @@ def averaged(
 
 
 def labelled_means(label_probs: jax.Array, values: Metrics) -> dict[str, jax.Array]:
-    """Means over the labelled examples, 0 where there is none; scalars stay.
+    """Returns means over the labelled examples, or 0 if there are none.
 
     Args:
-      label_probs: `[batch, classes]`; a row of zeros is an example without a label.
-      values: each `[batch]` or a scalar.
+      label_probs: Labels `[batch, classes]`; a row of zeros has no label.
+      values: Values, each `[batch]` or a scalar, which is returned unchanged.
     """
     labelled = jnp.any(label_probs != 0, axis=-1)
 

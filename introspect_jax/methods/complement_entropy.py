@@ -1,4 +1,4 @@
-"""Complement entropy: the outputs on the other classes are made uniform."""
+"""Complement entropy: a loss that makes outputs on the other classes uniform."""
 
 from ml_collections import ConfigDict
 

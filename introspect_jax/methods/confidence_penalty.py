@@ -1,4 +1,4 @@
-"""Confidence penalty: confident outputs cost."""
+"""Confidence penalty: cross entropy minus the entropy of the outputs."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""CS-KD: what the network says of another example of the class."""
+"""CS-KD: distillation from the outputs for another example of the class."""
 
 import dataclasses
 from collections.abc import Callable

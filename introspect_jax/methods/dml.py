@@ -1,4 +1,4 @@
-"""Deep Mutual Learning: peers that learn from each other, together in one step."""
+"""Deep Mutual Learning: several networks that learn from each other."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""PS-KD: labels refined by what the network said of the image an epoch ago."""
+"""PS-KD: labels mixed with the network's outputs of the epoch before."""
 
 import math
 

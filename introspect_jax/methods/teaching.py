@@ -1,4 +1,4 @@
-"""Another network, as methods that learn from one see it."""
+"""The teacher, as methods receive it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,13 +15,13 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Another network, trained before on the same data.
+    """A network that was trained before on data with the same classes.
 
     Attributes:
-      variables: Of the network `Context.teacher`.
-      mean_probs: Temperature -> float64 `[classes, classes]`; row y is the mean of its
-        probabilities at that temperature over the training examples of class y, not
-        augmented.
+      variables: Variables of the network `Context.teacher`.
+      mean_probs: Function from a temperature to float64 `[classes, classes]`. Row y is
+        the mean of the teacher's probabilities at that temperature over the training
+        examples of class y, without augmentation.
     """
 
     variables: PyTree
@@ -31,12 +31,12 @@ class Teacher:
 def untrained_teacher(
     model: nn.Module, image_shape: tuple[int, int, int], num_classes: int
 ) -> Teacher:
-    """A teacher that says nothing of use, in the shapes and at the cost of a real one.
+    """Returns an untrained teacher with the shapes and the cost of a real one.
 
     Args:
-      model: Its network.
-      image_shape: `(h, w, c)` that it sees.
-      num_classes: Its outputs.
+      model: Network of the teacher.
+      image_shape: Shape `(h, w, c)` of its inputs.
+      num_classes: Number of outputs.
     """
     params, state = jax.jit(lambda key: init_variables(model, image_shape, key))(
         jax.random.key(0)

@@ -1,4 +1,4 @@
-"""Terms that several methods are made of."""
+"""Terms that several methods share."""
 
 import jax
 import numpy as np
@@ -34,9 +34,9 @@ def mixed(
       labels: Probabilities `[batch, classes]`.
       target: Soft target.
       hard: Weight of the first term.
-      soft: Weight of the second.
-      temperature: T.
-      distance: `[batch]`, in place of the second term.
+      soft: Weight of the second term.
+      temperature: Temperature T.
+      distance: Values `[batch]` that replace the second term.
     """
     first = cross_entropy(logits, labels)
     second = distance
@@ -51,9 +51,10 @@ def mixed(
 
 
 def teacher_logits(context: Context, batch: Batch) -> jax.Array:
-    """What the teacher says of the images of a batch, `[batch, classes]`, constant.
+    """Returns the teacher's logits `[batch, classes]` for a batch, without gradient.
 
-    It sees the images as the student does, augmented, under its running statistics.
+    The teacher sees the augmented images of the student and uses its running
+    statistics.
     """
     assert context.teacher is not None  # of methods that say `TEACHER`
     logits_fn = make_logits_fn(context.teacher, batch["constants"]["teacher"])
@@ -61,10 +62,10 @@ def teacher_logits(context: Context, batch: Batch) -> jax.Array:
 
 
 def teacher_constant(teacher: Teacher | None) -> PyTree:
-    """For `Method.constants`: the teacher's variables.
+    """Returns the teacher's variables, for `Method.constants`.
 
     Raises:
-      UserError: There is none.
+      UserError: There is no teacher.
     """
     if teacher is None:
         raise UserError(
@@ -75,7 +76,7 @@ def teacher_constant(teacher: Teacher | None) -> PyTree:
 
 
 def permutation_constant(context: Context, component: str) -> PyTree:
-    """For `Method.constants`: the run's key, if the component shuffles something."""
+    """Returns the key of a component that shuffles, for `Method.constants`."""
     if component not in SHUFFLED:
         return {}
     key = stream_key(np.uint32(context.seed), "permutation", 0)
@@ -83,7 +84,7 @@ def permutation_constant(context: Context, component: str) -> PyTree:
 
 
 def shuffle_keys(kind: str, batch: Batch, step_key: jax.Array) -> jax.Array | None:
-    """Keys `[batch]` of `permutation_keys`, where there is a `permutation_constant`."""
+    """Returns keys `[batch]` for a component that shuffles, otherwise None."""
     fixed = batch["constants"].get("permutation")
     if fixed is None:
         return None

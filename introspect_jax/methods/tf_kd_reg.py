@@ -1,4 +1,4 @@
-"""Tf-KD reg: distillation from a virtual teacher that is made by hand."""
+"""Tf-KD reg: distillation from a virtual teacher with fixed outputs."""
 
 from ml_collections import ConfigDict
 

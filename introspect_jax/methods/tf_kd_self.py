@@ -1,4 +1,4 @@
-"""Tf-KD self: distillation from a copy of the network that was trained before."""
+"""Tf-KD self: distillation from a trained network of the same kind."""
 
 from ml_collections import ConfigDict
 

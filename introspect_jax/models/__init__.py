@@ -1,10 +1,10 @@
-"""Networks, one file each: by name, or by the import path of one's own.
+"""Networks, one file each, selected by name or by import path.
 
-A file holds `SUMMARY` (one line), `NAMES` and `PATTERN` (the names that it serves),
-`default_config()` (its options, `config.model.<file>`) and `make(name, num_classes,
-config, *, dtype, remat)`, which returns a Flax linen module that is called as
-`(images, train)`. Adding a network is adding its file: this door scans the folder. What
-a network may offer beside its logits is in `protocol.py`.
+A file defines `SUMMARY` (one line), `default_config()` (its options,
+`config.model.<file>`) and `make(name, num_classes, config, *, dtype, remat)`, which
+returns a Flax linen module that is called as `(images, train)`. A file that serves
+several names also defines `NAMES` and `PATTERN`. To add a network, add its file; the
+folder is scanned. `protocol.py` describes the optional methods of a network.
 """
 
 from typing import Any
@@ -52,7 +52,7 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def default_config() -> ConfigDict:
-    """`config.model`: the fields of all networks, and a group for those of each."""
+    """Returns `config.model`: common fields, and a group of options per network."""
     return ConfigDict(
         {
             "name": "resnet20",
@@ -65,13 +65,13 @@ def default_config() -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UserError for a network that cannot be; `config` is the whole config."""
+    """Raises a UserError if the network of the whole config is invalid."""
     DOOR.check_options(config.model)
     from_config(config.model, 2)
 
 
 def from_config(config: ConfigDict, num_classes: int) -> nn.Module:
-    """The network that `config.model` names.
+    """Builds the network that `config.model` names.
 
     Raises:
       UserError: Unknown names, options or values out of range.
@@ -87,8 +87,8 @@ def from_config(config: ConfigDict, num_classes: int) -> nn.Module:
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
-    """What tells networks apart: `config.model` without how they are computed, and
-    without the options of others."""
+    """Returns the fields of `config.model` that define the network: without `dtype`,
+    `remat` and the options of other networks."""
     if is_import_path(config.name):
         own, prefix = config.options, "options"
     else:
@@ -98,13 +98,13 @@ def identity(config: ConfigDict) -> dict[str, Any]:
 
 
 def build(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """The network of that name, for use without a config.
+    """Builds a network by name, without a config.
 
     Args:
-      name: One of those that `--config.model.name=help` lists, or an import path.
-      num_classes: Outputs.
-      **options: `dtype` (`"float32"` or `"bfloat16"`), `remat`, and options of the
-        network itself.
+      name: Name that `--config.model.name=help` lists, or an import path.
+      num_classes: Number of outputs.
+      **options: `dtype` (`"float32"` or `"bfloat16"`), `remat`, and the options of the
+        network.
 
     Raises:
       UserError: Unknown names, options or values out of range.
@@ -133,7 +133,7 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
 def check_logits(
     model: nn.Module, image_shape: tuple[int, int, int], num_classes: int
 ) -> None:
-    """Raises a UserError for a network that does not give logits `[batch, classes]`.
+    """Raises a UserError if the network does not return logits `[batch, classes]`.
 
     Only shapes are computed.
     """

@@ -1,4 +1,4 @@
-"""What all networks share: a backbone, then one linear layer."""
+"""The common form of networks: a backbone and one linear layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Conv:
-    """A convolution without bias, padded by half its size on both sides."""
+    """Convolution without bias, padded by half of the kernel size on each side."""
     half = size // 2
     return nn.Conv(
         features,
@@ -30,7 +30,7 @@ def conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Con
 
 
 def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
-    """Batch normalisation; under `jit` over a sharded batch it sees all of it."""
+    """Batch normalisation; under `jit` over a sharded batch it uses all of it."""
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
@@ -41,10 +41,10 @@ def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
 
 
 def normalization(backbone: nn.Module, train: bool, name: str) -> nn.Module:
-    """The normalisation that the backbone asks for, of each `NORMS`.
+    """Returns the normalisation layer that `backbone.norm` names, one of `NORMS`.
 
-    `group` (Wu and He 2018) sees one example at a time, so that training and
-    explanation share a pass; in groups of 8 channels, which divide all widths here.
+    `group` (Wu and He 2018, groups of 8 channels) normalises each example on its own,
+    so that training and explanation can share a forward pass.
     """
     if backbone.norm == "batch":
         return batch_norm(train, backbone.dtype, name)
@@ -54,16 +54,16 @@ def normalization(backbone: nn.Module, train: bool, name: str) -> nn.Module:
 
 
 def check_norm(prefix: str, config: ConfigDict) -> None:
-    """Raises a UserError for a `norm` that does not exist."""
+    """Raises a UserError if `norm` is unknown."""
     check_choice(prefix, config, norm=NORMS)
 
 
 def run_block(
     backbone: nn.Module, block: Callable[..., jax.Array], x: jax.Array, *options: Any
 ) -> jax.Array:
-    """`block(backbone, x, *options)`; its inside is not kept if the backbone says so.
+    """Calls `block(backbone, x, *options)`, rematerialised if `backbone.remat`.
 
-    A function and not a module of its own: parameters have the same names either way.
+    This is a function, not a module, so that parameter names do not depend on `remat`.
     """
 
     def run(module: nn.Module, x: jax.Array) -> jax.Array:
@@ -75,12 +75,12 @@ def run_block(
 class Classifier(nn.Module):
     """`logits = head(mean over space of backbone(images))`.
 
-    Beside its call it has the optional methods of `models.protocol`, by which
-    explanations and controls look inside of a network.
+    It has the optional methods of `models.protocol` except `prepare`.
 
     Attributes:
-      backbone: images -> feature maps `[batch, h, w, d]`; its call takes `train`.
-      num_classes: outputs.
+      backbone: Module from images to feature maps `[batch, h, w, d]`, called with
+        `train`.
+      num_classes: Number of outputs.
     """
 
     backbone: nn.Module

@@ -1,4 +1,4 @@
-"""Networks from outside: Flax linen as they are, Flax NNX behind linen's interface."""
+"""Networks from import paths: Flax linen, and Flax NNX with linen's interface."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ _PARTS = ("maps", "classify", "features", "last_layer", "prepare")
 def build(
     path: str, num_classes: int, options: Mapping[str, Any], **handed: Any
 ) -> nn.Module:
-    """The network that a factory makes.
+    """Builds the network of an import path.
 
     Args:
       path: Import path of `factory(num_classes, **options)`, which returns a linen
@@ -26,11 +26,11 @@ def build(
         its `train()` or `eval()`.
       num_classes: Outputs.
       options: `config.model.options`.
-      **handed: What only factories that take it are given, such as `dtype`.
+      **handed: Arguments passed only to factories that take them, such as `dtype`.
 
     Raises:
-      UserError: Nothing at the path, options that the factory does not take, or a
-        result that is no network.
+      UserError: The path does not exist, the factory does not take the options, or the
+        result is not a network.
     """
     factory = load_object(path, "model")
     handed = {name: v for name, v in handed.items() if checks.takes(factory, name)}
@@ -82,7 +82,7 @@ class NNXNetwork(nn.Module):
     Attributes:
       factory: `rngs -> module`.
       title: Name of the module's class.
-      parts: Those of the optional methods that it has.
+      parts: Names of its optional methods.
     """
 
     factory: Callable[..., Any]

@@ -1,17 +1,18 @@
-"""What the rest of the project asks of a network.
+"""The interface of a network.
 
-All it must have is its call, `(images, train) -> logits [batch, classes]`. Further
-methods are optional, and whatever needs one that is missing says so:
+A network is called as `(images, train)` and returns logits `[batch, classes]`. The
+following methods are optional; code that needs one that is missing raises an error:
 
 `maps(images, train)`: the last feature maps `[batch, h, w, d]`, and `classify(maps)`,
-    their logits (Grad-CAM);
-`features(images, train)`: what the last linear layer gets, `[batch, d]`, and
-    `last_layer(variables)`, its kernel `[d, classes]` and bias `[classes]` (norms by
-    the last layer; the kernel alone for weight rows);
-`prepare(images)`: values of the variables in the collection `constants`, made once from
-    training images (a whitening first layer, say), never trained or averaged.
+    their logits (for Grad-CAM);
+`features(images, train)`: the inputs `[batch, d]` of the last linear layer, and
+    `last_layer(variables)`, its kernel `[d, classes]` and bias `[classes]` (for norms
+    by the last layer; weight rows need the kernel only);
+`prepare(images)`: values of the variables in the collection `constants`, computed once
+    from training images (for example a whitening first layer), never trained or
+    averaged.
 
-`models.classifier.Classifier` has all of them but the last.
+`models.classifier.Classifier` has all of them except `prepare`.
 """
 
 import zlib
@@ -26,16 +27,15 @@ from introspect_jax.errors import UserError
 
 Function = Callable[[jax.Array], jax.Array]
 PyTree = Any
-# The collection of variables that `prepare` gives.
+# Collection of the variables that `prepare` returns.
 CONSTANTS = "constants"
 
 
 def make_logits_fn(model: nn.Module, variables: Any) -> Function:
-    """The pure function `images [batch, h, w, c] -> logits [batch, classes]`.
+    """Returns the pure function `images [batch, h, w, c] -> logits [batch, classes]`.
 
-    It runs with the running statistics and without randomness and changes nothing, so
-    an example's logits do not depend on its batch: what `explain_fn` and `introspect`
-    need.
+    It uses the running statistics and no randomness, so the logits of an example do not
+    depend on its batch, as `explain_fn` and `introspect` require.
 
     Args:
       model: Network whose call takes `train`.
@@ -49,7 +49,7 @@ def make_logits_fn(model: nn.Module, variables: Any) -> Function:
 
 
 def make_maps_fn(model: nn.Module, variables: Any) -> Function:
-    """`images [batch, h, w, c] -> last feature maps [batch, h', w', d]`.
+    """Returns `images [batch, h, w, c] -> last feature maps [batch, h', w', d]`.
 
     Raises:
       UserError: The network has no `maps`.
@@ -58,7 +58,7 @@ def make_maps_fn(model: nn.Module, variables: Any) -> Function:
 
 
 def make_classify_fn(model: nn.Module, variables: Any) -> Function:
-    """`last feature maps -> logits [batch, classes]`, the rest of the network.
+    """Returns `last feature maps -> logits [batch, classes]`.
 
     Raises:
       UserError: The network has no `classify`.
@@ -67,7 +67,7 @@ def make_classify_fn(model: nn.Module, variables: Any) -> Function:
 
 
 def make_features_fn(model: nn.Module, variables: Any) -> Function:
-    """`images [batch, h, w, c] -> features [batch, d]` before the last linear layer.
+    """Returns `images [batch, h, w, c] -> inputs [batch, d]` of the last layer.
 
     Raises:
       UserError: The network has no `features`.
@@ -95,7 +95,7 @@ def offers(model: nn.Module, part: str) -> bool:
 
 
 def check_offers(model: nn.Module, part: str) -> None:
-    """Raises a UserError for a network without this optional method."""
+    """Raises a UserError if the network lacks this optional method."""
     if not offers(model, part):
         name = getattr(model, "title", type(model).__name__)
         raise UserError(
@@ -108,7 +108,7 @@ def check_offers(model: nn.Module, part: str) -> None:
 def init_variables(
     model: nn.Module, image_shape: tuple[int, ...], key: jax.Array
 ) -> tuple[PyTree, PyTree]:
-    """Parameters of a new network, and its other variables (batch statistics)."""
+    """Returns new parameters and the other variables (batch statistics)."""
     images = jnp.zeros((1, *image_shape), jnp.float32)
     rngs = rng_streams(key) | {"params": key}
     variables = dict(cast(Any, model.init(rngs, images, train=True)))
@@ -116,9 +116,9 @@ def init_variables(
 
 
 def rng_streams(key: jax.Array) -> dict[str, jax.Array]:
-    """The random streams of a pass in training, for `apply`: a function of the key.
+    """Returns the random streams of a forward pass in training, for `apply`.
 
-    Linen takes `params` for any stream that is not there, NNX `default`.
+    For a stream that does not exist, linen uses `params` and NNX uses `default`.
     """
     return {
         name: jax.random.fold_in(key, zlib.crc32(name.encode()))
@@ -127,19 +127,19 @@ def rng_streams(key: jax.Array) -> dict[str, jax.Array]:
 
 
 def is_constant(path: tuple[Any, ...]) -> bool:
-    """Whether a path of `jax.tree_util` leads to one of the network's constants."""
+    """Whether a path of `jax.tree_util` belongs to the collection `constants`."""
     return any(getattr(key, "key", None) == CONSTANTS for key in path)
 
 
 def with_constants(tree: PyTree, constants: PyTree) -> PyTree:
-    """The tree with every collection `constants` in it replaced.
+    """Replaces every collection `constants` in a tree.
 
     Args:
-      tree: Variables of a network, or what holds them.
-      constants: Of the network's `prepare`, for the collection.
+      tree: Variables of a network, or a tree that contains them.
+      constants: Result of the network's `prepare`.
 
     Raises:
-      UserError: The network has no such variables, or of other names or shapes.
+      UserError: Names or shapes differ from those of the network's variables.
     """
     given = dict(jax.tree_util.tree_leaves_with_path(constants))
     seen = set()

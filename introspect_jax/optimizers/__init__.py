@@ -1,10 +1,10 @@
-"""Optimizers, one file each: by name, or by the import path of one's own.
+"""Optimizers, one file each, selected by name or by import path.
 
-A file holds `SUMMARY` (one line) and `make(config, schedule, decayed)`, where `config`
-is `config.optimizer`, `schedule` the learning rate by step, and `decayed` tells which
-parameters the weight decay is of; it returns the links of an `optax.chain`. From
-outside an optimizer is `factory(schedule, **options)`, as those of optax are:
-`optax:lion`. One that takes `weight_decay` and `mask` is given both.
+A file defines `SUMMARY` (one line) and `make(config, schedule, decayed)`, which returns
+the links of an `optax.chain`. `config` is `config.optimizer`, `schedule` maps a step to
+its learning rate, and `decayed` is the mask of the parameters with weight decay. An
+import path names a `factory(schedule, **options)`, like the optimizers of optax
+(`optax:lion`). A factory that takes `weight_decay` and `mask` receives both.
 """
 
 from collections.abc import Callable
@@ -51,8 +51,8 @@ def default_config() -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UserError for an optimizer or schedule that cannot be; takes the whole
-    config."""
+    """Raises a UserError if the optimizer or schedule of the whole config is
+    invalid."""
     config = config.optimizer
     DOOR.check_options(config)
     if is_import_path(config.name):
@@ -73,11 +73,11 @@ def check(config: ConfigDict) -> None:
 def make_optimizer(
     config: ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """The optimizer that `config.optimizer` names, after the clipping of the gradient.
+    """Builds the optimizer of `config.optimizer`, preceded by gradient clipping.
 
     Raises:
-      UserError: One from outside that does not take its options, or is no
-        `optax.GradientTransformation`.
+      UserError: The factory of an import path does not take its options, or does not
+        return an `optax.GradientTransformation`.
     """
 
     def decayed(params: PyTree) -> PyTree:

@@ -1,4 +1,4 @@
-"""Learning rates over the steps of a run, from optax."""
+"""Learning rate schedules, built from those of optax."""
 
 import optax
 from ml_collections import ConfigDict
@@ -8,7 +8,7 @@ from introspect_jax.options import check_choice
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UserError for a schedule that cannot be; takes `config.optimizer`."""
+    """Raises a UserError if the schedule of `config.optimizer` is invalid."""
     check_choice("optimizer.", config, schedule=_SCHEDULES)
     if not config.decay_factor > 0:
         raise UserError(
@@ -27,9 +27,9 @@ def check(config: ConfigDict) -> None:
 
 
 def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
-    """Step -> learning rate, with a linear warm-up where one is asked for.
+    """Returns the learning rate as a function of the step, with linear warm-up.
 
-    `one_cycle` brings its own in place of it (Smith and Topin 2018, cosine form).
+    `one_cycle` has its own warm-up instead (Smith and Topin 2018, cosine form).
     """
     rate, warmup = config.learning_rate, round(config.warmup * total_steps)
     if config.schedule == "one_cycle":

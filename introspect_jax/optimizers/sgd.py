@@ -9,7 +9,7 @@ SUMMARY = "SGD with momentum; weight decay is added to the gradient before it"
 def make(
     config: ConfigDict, schedule: optax.Schedule, decayed
 ) -> list[optax.GradientTransformation]:
-    """As in the recipes that the published numbers come from."""
+    """Returns weight decay and SGD in the order of the published recipes."""
     return [
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
         optax.sgd(schedule, config.momentum or None, nesterov=config.nesterov),
