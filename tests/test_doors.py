@@ -313,7 +313,8 @@ def test_float_images_are_used_as_they_are(config, tmp_path):
     arrays(tmp_path / "floats.npz", pixels / 255, labels)
     states = {}
     for name in ("pixels", "floats"):
-        own(config, "data", "my_data:load", path=str(tmp_path / f"{name}.npz"))
+        own(config, "data", "my_data:load", file=f"{name}.npz")
+        config.data.data_dir = str(tmp_path)
         made = assemble(config)
         states[name] = steps(made, 2)
         assert made.loader.source.dtype == {"pixels": "u1", "floats": "f4"}[name]
