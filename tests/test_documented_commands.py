@@ -7,11 +7,12 @@ have stand-ins; `pip` is checked against what there is to install.
 import re
 import runpy
 import shutil
+import sys
+import types
 
 import numpy as np
 import prepared
 import pytest
-import setuptools
 from commands import commands
 from documentation import PAGES, ROOT, blocks
 from PIL import Image
@@ -83,7 +84,11 @@ def extras():
     """Extra -> requirements, of `setup.py`."""
     with pytest.MonkeyPatch.context() as patch:
         given = {}
-        patch.setattr(setuptools, "setup", lambda **options: given.update(options))
+        # Python 3.12 has no setuptools where nothing has asked for it.
+        tools = types.ModuleType("setuptools")
+        tools.setup = lambda **options: given.update(options)
+        tools.find_packages = lambda **options: []
+        patch.setitem(sys.modules, "setuptools", tools)
         runpy.run_path(str(ROOT / "setup.py"))
     return given["extras_require"]
 
