@@ -1,4 +1,4 @@
-"""Command lines: flags to a checked config, and one line instead of a stack trace."""
+"""Command lines: parses flags into a checked config, and prints errors as one line."""
 
 import io
 import itertools
@@ -22,7 +22,7 @@ _HOME = re.compile(r"^(--?[\w.]+=)~/")
 
 
 def define_config_flag() -> None:
-    """`--config=FILE[:ARGUMENT]` and `--config.FIELD=VALUE`."""
+    """Defines `--config=FILE[:ARGUMENT]` and `--config.FIELD=VALUE`."""
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -36,7 +36,7 @@ def define_config_flag() -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; the errors of users end in one line."""
+    """Parses the flags and calls `main`; a UserError ends the command in one line."""
 
     def guarded(_: Sequence[str]) -> None:
         try:
@@ -66,7 +66,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def read_config() -> tuple[str, ConfigDict]:
-    """The config of the flags, checked and locked, and its name.
+    """Returns the name and the config of the flags, checked and locked.
 
     Raises:
       UserError: none was given, or its values cannot be.
@@ -84,7 +84,8 @@ def read_config() -> tuple[str, ConfigDict]:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """`FLAGS(argv)`, with errors in a line: ml_collections raises while parsing."""
+    """Calls `FLAGS(argv)` and reports errors in one line; ml_collections raises
+    many."""
     for door in (models.DOOR, data.DOOR, methods.DOOR, optimizers.DOOR):
         if any(re.fullmatch(rf"--?config\.{door.field}\.name=help", w) for w in argv):
             print(door.describe())
@@ -107,7 +108,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _overrides(argv: Sequence[str]) -> list[str]:
-    """The dotted fields that the command line sets."""
+    """Returns the dotted fields that the command line sets."""
     found = (re.match(r"--?(?:no)?config\.([\w.]+)", word) for word in argv[1:])
     return [match[1] for match in found if match]
 
@@ -146,8 +147,8 @@ def _configs() -> list[str]:
 
 
 def _one_line(error: Exception) -> str:
-    """The message; of a stack trace inside of it, its last line and the last place
-    that is not in the library that reads configs."""
+    """Returns the message of an error; of a stack trace in it, the last line and the
+    last place outside of the library that reads configs."""
     # A locked config lists its fields after the message.
     text = str(error).strip().partition(" Other fields present:")[0]
     if "Traceback" in text:

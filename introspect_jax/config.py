@@ -1,4 +1,4 @@
-"""The fields of every experiment: what the parts have, put together and checked.
+"""Composes the config of an experiment from the fields of its parts, and checks it.
 
 Each part (network, data, method, ...) has its own fields and checks in its own folder;
 those of the run itself are here.
@@ -43,8 +43,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def default_config() -> ConfigDict:
-    """What `configs/*.py` start from; a field that is not here does not exist, but for
-    those of `model.options`, `data.options`, `method.options`, `optimizer.options`.
+    """Returns the config that `configs/*.py` start from.
+
+    A field that is not here does not exist, except in `model.options`, `data.options`,
+    `method.options` and `optimizer.options`.
 
     Steps count batches; sizes are pixels; shares lie in [0, 1].
     """
@@ -69,7 +71,7 @@ def default_config() -> ConfigDict:
 
 
 def lock(config: ConfigDict) -> ConfigDict:
-    """Locks all but the options of parts from outside; returns the config."""
+    """Locks all fields but the `options` of parts from outside; returns the config."""
     config.lock()
     for name in PARTS:
         if OPTIONS in config[name]:
@@ -78,7 +80,7 @@ def lock(config: ConfigDict) -> ConfigDict:
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises a UserError for values that cannot be, before anything is read."""
+    """Raises a UserError if the config is inconsistent; reads no data."""
     _check_fields(config)
     checks.check_least("", config, **dict.fromkeys(_COUNTS, 1), seed=0)
     if config.seed >= 2**32:
@@ -89,7 +91,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def _check_fields(config: ConfigDict) -> None:
-    """Raises a UserError for fields that do not exist or are of another type."""
+    """Raises a UserError for unknown fields and wrong types."""
     defaults, given = fields(default_config()), fields(config)
     free = {name for name in given if is_option(name)}
     missing, more = defaults.keys() - given.keys(), given.keys() - defaults.keys()
@@ -109,13 +111,13 @@ def _check_fields(config: ConfigDict) -> None:
 
 
 def is_option(field: str) -> bool:
-    """Whether it is a field of `<part>.options`."""
+    """Whether the field belongs to `<part>.options`."""
     words = field.split(".")
     return len(words) > 2 and words[0] in PARTS and words[1] == OPTIONS
 
 
 def _check_option(field: str, value: object) -> None:
-    """Raises a UserError for what a file of JSON does not give back."""
+    """Raises a UserError for a value that JSON cannot represent."""
     for entry in value if isinstance(value, list | tuple) else (value,):
         if not isinstance(entry, bool | int | float | str | None):
             raise UserError(
@@ -125,8 +127,8 @@ def _check_option(field: str, value: object) -> None:
 
 
 def _check_type(field: str, value: object, default: object) -> None:
-    """Raises a UserError for what is not of the kind of the default, or too large for
-    the device; `None` fits every field of a ConfigDict."""
+    """Raises a UserError if a value does not have the type of the default or is too
+    large for the device; a ConfigDict accepts `None` for every field."""
     if isinstance(default, bool | str):
         if not isinstance(value, type(default)):
             kind = "True or False" if isinstance(default, bool) else "a string"
@@ -152,7 +154,7 @@ def _check_type(field: str, value: object, default: object) -> None:
 
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
-    """Dotted name -> value of every field."""
+    """Maps the dotted name of every field to its value."""
     flat: dict[str, object] = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
@@ -163,18 +165,18 @@ def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
 
 
 def to_json(config: ConfigDict) -> str:
-    """The resolved config, the same text for the same config."""
+    """Returns the config as JSON; equal configs give equal text."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
 def identity(config: ConfigDict) -> dict[str, object]:
-    """Dotted name -> value of the fields that make a run what it is: where its data
-    and its teacher lie does not."""
+    """Maps the dotted names of the fields that identify a run to their values: all but
+    the locations of its data and its teacher."""
     return {n: value for n, value in fields(config).items() if n not in LOCATIONS}
 
 
 def config_hash(config: ConfigDict, **known: str) -> str:
-    """Eight hexadecimal digits that tell runs apart.
+    """Returns eight hexadecimal digits that identify a run.
 
     Of what differs from the defaults, so that a field that is new in a later version
     does not give another name to runs that do not use it. (A run whose defaults had

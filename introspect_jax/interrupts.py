@@ -14,15 +14,15 @@ _last = float("-inf")
 
 
 def _is_new() -> bool:
-    """Whether this Ctrl-C is another one than the last."""
+    """Whether this Ctrl-C came more than a second after the last one."""
     global _last
     before, _last = _last, time.monotonic()
     return _last - before > _SAME_SECONDS
 
 
 def install() -> None:
-    """From now on a Ctrl-C raises one KeyboardInterrupt, however often it is pressed
-    within a second. For commands, in their main thread."""
+    """Makes Ctrl-C raise one KeyboardInterrupt, however often it is pressed within a
+    second. For commands, in their main thread."""
 
     def interrupt(number, frame):
         del number, frame
@@ -33,14 +33,14 @@ def install() -> None:
 
 
 def ignore() -> None:
-    """From now on a Ctrl-C does nothing: the process is about to end."""
+    """Ignores Ctrl-C from now on, while the process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def deferred(what: str) -> Iterator[None]:
-    """Within it, a Ctrl-C is remembered, and raised at the end of it; one that comes
-    more than a second later does not wait.
+    """Context in which a Ctrl-C is raised at the end; a second one, more than a second
+    later, is raised at once.
 
     Args:
       what: Is being done, as in "the checkpoint is being written".

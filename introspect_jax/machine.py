@@ -1,4 +1,4 @@
-"""What a run was run on: for its summary, and for whoever wants it again."""
+"""Describes hardware and software of a run, for its summary."""
 
 import functools
 import importlib.metadata
@@ -17,13 +17,14 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def usable_cpus() -> list[int]:
-    """The processors that this process may use; all, where the system cannot say."""
+    """Returns the processors that this process may use, or all if the system cannot
+    tell."""
     usable = getattr(os, "sched_getaffinity", None)
     return sorted(usable(0)) if usable else list(range(os.cpu_count() or 1))
 
 
 def enable_compilation_cache() -> None:
-    """Programs are compiled once for all runs, and for all workers of a study.
+    """Shares compiled programs among all runs and all workers of a study.
 
     The folder is the user's own (`JAX_COMPILATION_CACHE_DIR` sets it), not one of a
     run, which may come from elsewhere: what is in it is run.
@@ -36,7 +37,8 @@ def enable_compilation_cache() -> None:
 
 
 def describe_device() -> dict[str, Any]:
-    """Platform, kind and number of the devices, and the processors of the host."""
+    """Returns platform, kind and number of the devices, and the processors of the
+    host."""
     return {
         "platform": jax.default_backend(),
         "kind": jax.devices()[0].device_kind,
@@ -48,8 +50,9 @@ def describe_device() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str | None]:
-    """Of Python, this package and those that results depend on; `revision` is the
-    commit of the checkout, with `-changed` where it is not as committed, or None."""
+    """Returns the versions of Python, of this package and of the packages that results
+    depend on. `revision` is the commit of the checkout, with `-changed` if files differ
+    from it, or None."""
     return {
         "python": platform.python_version(),
         "introspect_jax": introspect_jax.__version__,

@@ -1,4 +1,4 @@
-"""Paths that users write: `~`, relative ones, object stores, odd characters."""
+"""Paths as users write them: with `~`, relative, or in object stores."""
 
 import os
 
@@ -11,7 +11,8 @@ _PATTERN = "*?[]\\"
 
 
 def absolute(path: str | os.PathLike) -> epath.Path:
-    """The path from the root, `~` expanded; of object stores (`gs://`) as it is."""
+    """Returns the absolute path with `~` expanded; URLs such as `gs://` are
+    unchanged."""
     text = os.fspath(path)
     if "://" in text:
         return epath.Path(text)
@@ -19,7 +20,7 @@ def absolute(path: str | os.PathLike) -> epath.Path:
 
 
 def check_writable_name(path: epath.Path, flag: str) -> None:
-    """Raises a UserError for a folder in which checkpoints cannot be read again.
+    """Raises a UserError if checkpoints in this folder could not be read again.
 
     Args:
       path: Absolute.

@@ -1,4 +1,4 @@
-"""Several processes, on one host or many: how they start, agree and end together."""
+"""Start, agreement and end of the processes of a run, on one host or several."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def start(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Joins the processes of a run; does nothing where there is but one.
+    """Joins the processes of a run; does nothing if there is only one.
 
     Without arguments TPU pods and SLURM jobs of several tasks are found by
     `jax.distributed.initialize`. Call it before anything else asks for a device.
@@ -72,7 +72,7 @@ def start(
 
 
 def _is_one_of_many() -> bool:
-    """Whether the scheduler of a cluster started this process beside others."""
+    """Whether the scheduler of a cluster started this process together with others."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS")
     if "SLURM_PROCID" in os.environ and tasks and int(tasks) > 1:
         return True
@@ -80,18 +80,18 @@ def _is_one_of_many() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes what is written once."""
+    """Whether this is the process that writes shared files."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has called it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def all_agree(good: bool) -> bool:
-    """Whether it is so in every process."""
+    """Whether `good` holds in every process."""
     if jax.process_count() == 1:
         return good
     return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
@@ -136,14 +136,15 @@ def until_sigterm() -> Iterator[Callable[[int], bool]]:
 
 
 class Watchdog(contextlib.AbstractContextManager):
-    """Ends a process of many that waits for one that is gone.
+    """Ends this process if another one of the run no longer responds.
 
     A collective operation has no time limit of its own; the heartbeats of JAX find a
     process that has died, not one that hangs.
     """
 
     def __init__(self, seconds: float):
-        """`seconds` without a sign of life; a single process is not watched."""
+        """Starts watching, if there are several processes; `seconds` is the longest
+        time without progress."""
         self._seconds = seconds
         self._alive: float | None = None  # before the first step: compilation
         self._done = threading.Event()
@@ -152,7 +153,7 @@ class Watchdog(contextlib.AbstractContextManager):
             threading.Thread(target=self._watch, daemon=True).start()
 
     def alive(self) -> None:
-        """There is progress."""
+        """Reports progress."""
         self._alive = time.monotonic()
 
     def _watch(self) -> None:
@@ -170,7 +171,7 @@ class Watchdog(contextlib.AbstractContextManager):
 
 
 def lost(reason: str) -> NoReturn:
-    """Ends this process of many, in which the devices answer no more."""
+    """Ends this process after its devices have stopped responding."""
     if is_first():
         # The coordinator lives here: when it goes, JAX aborts those that are left.
         time.sleep(_GRACE_SECONDS)
@@ -178,7 +179,7 @@ def lost(reason: str) -> NoReturn:
 
 
 def leave(code: int, message: str) -> NoReturn:
-    """Ends this process with an exit code and a line.
+    """Prints a line and ends this process with an exit code.
 
     One of several ends at once, and the others find out: the usual way out waits for
     all of them, some of which may wait for this one.

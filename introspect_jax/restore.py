@@ -1,4 +1,4 @@
-"""A trained network, back from the folder of its run."""
+"""Loads a trained network from the work folder of its run."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ from introspect_jax.train.trainer import abstract_state, make_context
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained network and what it takes to use it.
+    """A trained network with everything needed to use it.
 
     Attributes:
       config: Of the run.
@@ -59,7 +59,7 @@ class Run:
 
     @functools.cached_property
     def dataset(self) -> Dataset:
-        """The data that it was trained on, read when they are first asked for."""
+        """The data that the network was trained on, read at first use."""
         return self.load_dataset()
 
     def logits_fn(self, inputs: jax.Array) -> jax.Array:
@@ -75,7 +75,7 @@ class Run:
 
 
 def load_config(path: str) -> ConfigDict:
-    """The config of a work folder, with the defaults of fields that came later.
+    """Returns the config of a work folder; fields that came later have their defaults.
 
     Raises:
       UserError: not the work folder of a run, or one that this version cannot read.
@@ -108,8 +108,8 @@ def load_config(path: str) -> ConfigDict:
 
 
 def read_facts(folder: epath.Path) -> dict[str, Any] | None:
-    """What the folder says of the data, `Dataset.describe`; None for runs of versions
-    before it was kept.
+    """Returns the description of the data in a work folder (`Dataset.describe`), or
+    None for a run of a version that did not write it.
 
     Raises:
       UserError: It is damaged.
@@ -135,12 +135,13 @@ def read_facts(folder: epath.Path) -> dict[str, Any] | None:
 
 
 def recorded_identity(facts: dict[str, Any]) -> Identity | None:
-    """The identity of the data; None for runs of versions before it was kept."""
+    """Returns the identity of the data, or None for a run of a version that did not
+    record it."""
     return Identity.from_json(facts) if "parts" in facts else None
 
 
 def check_data(folder: epath.Path, dataset: Dataset) -> None:
-    """Compares the data with those that a run was trained on, as far as it says.
+    """Compares the data with those that the run recorded.
 
     Raises:
       UserError: They differ; names what does.
@@ -171,7 +172,7 @@ def load(
     *,
     data_dir: str | None = None,
 ) -> Run:
-    """The newest intact checkpoint of a work folder, in which nothing is changed.
+    """Loads the newest intact checkpoint of a work folder and changes nothing in it.
 
     The data are not read: the folder knows their classes and shapes. They are compared
     with those of the run when `Run.dataset` is asked for.
@@ -230,7 +231,7 @@ def load(
 
 
 def _load_data(config: ConfigDict, folder: epath.Path) -> Dataset:
-    """The data of a run, compared with what it was trained on."""
+    """Loads the data of a run and compares them with its record."""
     try:
         dataset = data.load(config.data)
     except UserError as error:

@@ -46,7 +46,8 @@ def run(
     should_stop: Callable[[int], bool] = never,
     pictures: bool = True,
 ) -> dict[str, Any]:
-    """Trains, tests, and fills the work folder; a finished run is only shown.
+    """Trains, tests, and writes the work folder; shows the result if the run is
+    finished.
 
     Of several processes all call it, with the same arguments and the same folder.
 
@@ -124,7 +125,8 @@ def _load(config: ConfigDict) -> Dataset:
 def _finished(
     workdir: epath.Path, config: ConfigDict, dataset: Dataset | None
 ) -> dict[str, Any] | None:
-    """Shows a finished run; None if it is not finished.
+    """Shows the result of a finished run and returns its summary; None if the run is
+    not finished.
 
     Raises:
       UserError: its data, or its teacher, are at hand and others than they were.
@@ -158,7 +160,7 @@ def _finish(
     *,
     pictures: bool,
 ) -> dict[str, Any]:
-    """Tests, draws, and writes `summary.json`, which it returns."""
+    """Tests the networks, draws the pictures, writes `summary.json` and returns it."""
     config = trainer.config
     last = deployed_variables(trainer.method, result.last)
     variables = {
@@ -192,7 +194,7 @@ def _finish(
 def _test(
     trainer: Trainer, dataset: Dataset, variables: dict[str, Any]
 ) -> dict[str, dict[str, float]]:
-    """Scores of the last and of the best network.
+    """Returns the test scores of the last and of the best network.
 
     The test split is read here, once, after every choice has been made.
     """
@@ -205,7 +207,7 @@ def _test(
 def _describe(
     config: ConfigDict, dataset: Dataset, result: Result, scores: dict | None
 ) -> dict[str, Any]:
-    """What `summary.json` says of any run."""
+    """Returns the part of `summary.json` that every run has."""
     return {
         "method": config.method.name,
         "seed": config.seed,
@@ -226,7 +228,7 @@ def _describe(
 def _trained(
     trainer: Trainer, dataset: Dataset, variables: Any, result: Result
 ) -> restore.Run:
-    """The network as it is now, for work that one process does without the others."""
+    """Returns the trained network, for work that one process does alone."""
     alone = jax.process_count() > 1
     return restore.Run(
         trainer.config,

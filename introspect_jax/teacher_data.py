@@ -1,4 +1,4 @@
-"""Whether a teacher fits the data of its student, and what it has seen of them."""
+"""Checks whether a teacher fits the data of its student."""
 
 import numpy as np
 from absl import logging
@@ -26,8 +26,8 @@ _SPLITS = (
 def check_fits(
     config: ConfigDict, taught: ConfigDict, folder: epath.Path, dataset: Dataset
 ) -> None:
-    """Checks that the teacher's classes and inputs are those of the student; warns if
-    it was trained on images that the student is evaluated on, or may have been.
+    """Checks that teacher and student have the same classes and inputs; warns if the
+    teacher was, or may have been, trained on the student's validation or test images.
 
     Args:
       config: Of the student.
@@ -74,7 +74,7 @@ def _seen(
     identity: Identity | None,
     dataset: Dataset,
 ) -> str:
-    """What to warn of, after 'the teacher X'; empty if there is nothing."""
+    """Returns the warning, to follow 'the teacher X'; empty if there is none."""
     unknown = (
         "whether it was trained on this run's validation or test images is not known"
     )

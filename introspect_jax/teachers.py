@@ -1,4 +1,4 @@
-"""The teacher of a run: the work folder of another run, trained first if need be."""
+"""The teacher of a run: another run, which is trained first if necessary."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ _RECORDED = ("test", "steps", "seconds", "cost")
 
 @dataclasses.dataclass(frozen=True)
 class TeacherRun:
-    """The run that a student learns from, which may still have to be trained.
+    """The run that a student learns from; it may not be trained yet.
 
     Attributes:
       name: Of the config.
@@ -52,7 +52,7 @@ class TeacherRun:
     workdir: epath.Path
 
     def resolve(self, train_first: Callable[[str, ConfigDict, str], Any]) -> Teacher:
-        """Its network, trained first if it is not there.
+        """Returns the trained teacher; trains it first if necessary.
 
         Args:
           train_first: `run.run`, and what stops it.
@@ -83,7 +83,8 @@ def find(
     dataset: Dataset,
     folder: epath.Path | None = None,
 ) -> TeacherRun | None:
-    """The teacher that `config.method` asks for, or None if its method has none.
+    """Returns the teacher that `config.method` asks for, or None if the method has
+    none.
 
     It is `method.teacher`, a finished run; or else one that is trained first, by
     standard training with `method.teacher_model` and `method.teacher_seed`, in the
@@ -121,7 +122,7 @@ def find(
 
 
 def teacher_config(config: ConfigDict) -> ConfigDict:
-    """The config of the teacher that is trained where none is given."""
+    """Returns the config of the teacher that is trained if none is given."""
     taught = ConfigDict(config.to_dict())
     taught.method = default_config().method
     taught.method.name = "standard"
@@ -136,7 +137,8 @@ def teacher_config(config: ConfigDict) -> ConfigDict:
 
 
 def mean_probs(run: Run, temperature: float) -> np.ndarray:
-    """Mean probabilities `[classes, classes]` for the training examples of each class.
+    """Returns mean probabilities `[classes, classes]` over the training examples of
+    each class.
 
     Args:
       run: of the teacher.
@@ -163,7 +165,7 @@ def mean_probs(run: Run, temperature: float) -> np.ndarray:
 
 
 def read_record(workdir: epath.Path) -> dict[str, Any] | None:
-    """What `teacher.json` of a student says of its teacher, if it has one.
+    """Returns the record of the teacher in the work folder of a student, or None.
 
     Raises:
       UserError: it is damaged.
@@ -179,7 +181,7 @@ def _check(
     kind: str,
     dataset: Dataset,
 ) -> None:
-    """Raises a UserError for a teacher that cannot teach this student."""
+    """Raises a UserError if the teacher does not suit this student."""
     here, there = models.identity(config.model), models.identity(taught.model)
     names = sorted(here.keys() | there.keys())
     differing = [name for name in names if here.get(name) != there.get(name)]
@@ -202,8 +204,8 @@ def _check(
 
 
 def check_recorded(config: ConfigDict, workdir: epath.Path) -> None:
-    """Raises a UserError if `method.teacher` is at hand and another than the one that
-    the run in the folder learnt from."""
+    """Raises a UserError if `method.teacher` exists and is not the run that the student
+    in the folder learned from."""
     path, before = config.method.teacher, read_record(workdir)
     if not path or before is None:
         return
@@ -213,7 +215,8 @@ def check_recorded(config: ConfigDict, workdir: epath.Path) -> None:
 
 
 def digest(config: ConfigDict) -> dict[str, str]:
-    """What `method.teacher` adds to what a run is: the digest of its state."""
+    """Returns the digest of the teacher's state, which is part of the student's
+    identity."""
     if not config.method.teacher or methods.teacher_kind(config.method.name) is None:
         return {}
     folder = absolute(config.method.teacher)
@@ -242,7 +245,7 @@ def _summary(path: epath.Path) -> dict[str, Any]:
 
 
 def _record(workdir: epath.Path, path: epath.Path, found: Run) -> None:
-    """Writes which teacher the run has, or compares it with what was written."""
+    """Records the teacher in the work folder, or compares it with the record."""
     summary = _summary(path)
     wanted = summary["state_sha256"]
     if found.state_sha256 != wanted:

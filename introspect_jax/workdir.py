@@ -1,4 +1,4 @@
-"""The folder of a run: made, checked, and written to."""
+"""Creates, checks and fills the work folder of a run."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from introspect_jax.train.files import write_checked_json, write_text
 
 
 def default_workdir(name: str, config: ConfigDict, **known: str) -> str:
-    """`runs/<config>-<hash>`: the same run continues, another does not collide.
+    """Returns `runs/<config>-<hash>`, the same folder for the same run only.
 
     Args:
       name: Of the config.
@@ -34,7 +34,8 @@ def default_workdir(name: str, config: ConfigDict, **known: str) -> str:
 
 
 def find_finished(name: str, config: ConfigDict) -> str | None:
-    """The default folder of a finished run of this config, if there is just one.
+    """Returns the default folder of the finished run of this config, if there is
+    exactly one.
 
     For runs whose data are gone, so that their digest is not known.
     """
@@ -49,7 +50,7 @@ def find_finished(name: str, config: ConfigDict) -> str | None:
 
 
 def open_workdir(path: str, config: ConfigDict) -> epath.Path:
-    """The folder, made if need be, as an absolute path.
+    """Creates the folder if necessary and returns its absolute path.
 
     Args:
       path: absolute, relative to the current folder, below `~`, or `gs://`.
@@ -97,7 +98,8 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
 
 
 def _stored_fields(path: epath.Path) -> dict[str, Any]:
-    """Dotted name -> value of the config in a file; raises ValueError for no config."""
+    """Reads the fields of a stored config; raises ValueError if there is no config in
+    the file."""
     value = json.loads(path.read_text())
     if not isinstance(value, dict):
         raise ValueError("not an object")
@@ -107,8 +109,8 @@ def _stored_fields(path: epath.Path) -> dict[str, Any]:
 def write_config(
     workdir: epath.Path, config: ConfigDict, about: dict[str, Any]
 ) -> None:
-    """Makes the folder that of this config; called when all its parts are known to fit,
-    so that a mistake leaves nothing behind that its correction would collide with.
+    """Records config and data in the folder. It is called when all parts are known to
+    fit, so that a mistake leaves no config that its correction would conflict with.
 
     Args:
       workdir: Of `open_workdir`.
@@ -120,7 +122,7 @@ def write_config(
 
 
 def _with_absolute_paths(config: ConfigDict) -> ConfigDict:
-    """The same config, for whoever reads it from another folder."""
+    """Returns the config with absolute paths, to be read from any folder."""
     copy = ConfigDict(config.to_dict())
     for group, field in (name.split(".") for name in LOCATIONS):
         if copy[group][field]:
@@ -129,7 +131,8 @@ def _with_absolute_paths(config: ConfigDict) -> ConfigDict:
 
 
 def _difference(stored: dict[str, Any], config: ConfigDict) -> str:
-    """The first few fields in which a config differs from that of a run."""
+    """Describes the first fields in which the config differs from the stored one; empty
+    if none does."""
     now = identity(ConfigDict(json.loads(to_json(config))))
     # A field that came with a later version had its default before.
     defaults = fields(ConfigDict(json.loads(to_json(default_config()))))

@@ -34,7 +34,7 @@ _LOCKED = (errno.EACCES, errno.EAGAIN)
 
 @contextlib.contextmanager
 def only_writer(folder: epath.Path, flag: str = "--workdir") -> Iterator[None]:
-    """Within it, no other process writes to the folder in this way.
+    """Context in which no other process writes to the folder under this lock.
 
     Args:
       folder: There, and writable.
@@ -74,7 +74,7 @@ def only_writer(folder: epath.Path, flag: str = "--workdir") -> Iterator[None]:
 
 
 def _lock(file: IO[bytes], folder: epath.Path, flag: str) -> bool:
-    """Takes the kernel's lock; False where the file system has none."""
+    """Takes the lock of the kernel; returns False if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -93,7 +93,7 @@ def _lock(file: IO[bytes], folder: epath.Path, flag: str) -> bool:
 def _watch(
     record: epath.Path, before: dict, folder: epath.Path, flag: str, remote: bool
 ) -> None:
-    """Waits for the next beat of another writer; there is none if it was killed."""
+    """Waits for a heartbeat of the recorded writer; returns if there is none."""
     seconds = 3 * (_BEAT_SECONDS_REMOTE if remote else _BEAT_SECONDS)
     logging.warning(
         "%s: %s was the last to write there and did not say that it has ended; waiting "
@@ -135,7 +135,7 @@ def _beating(
 
 
 def _write(record: epath.Path, mine: dict[str, Any], beats: int) -> None:
-    """In its place: a new file would not have the lock."""
+    """Overwrites the record in place: the lock belongs to the file."""
     text = json.dumps(mine | {"beats": f"{beats:012d}"}) + "\n"
     if "://" in os.fspath(record):
         record.write_text(text)
@@ -146,7 +146,7 @@ def _write(record: epath.Path, mine: dict[str, Any], beats: int) -> None:
 
 
 def _clear(record: epath.Path, mine: dict[str, Any]) -> None:
-    """The folder has no writer any more."""
+    """Empties the record when the writer ends."""
     with contextlib.suppress(OSError):
         now = _read(record)
         if now and now.get("id") == mine["id"]:
@@ -154,7 +154,7 @@ def _clear(record: epath.Path, mine: dict[str, Any]) -> None:
 
 
 def _read(record: epath.Path) -> dict[str, Any] | None:
-    """The record of a writer that has not ended; None if there is none."""
+    """Returns the record of a writer that has not ended, or None."""
     try:
         value = json.loads(record.read_text())
         return value if isinstance(value, dict) else None
@@ -163,7 +163,7 @@ def _read(record: epath.Path) -> dict[str, Any] | None:
 
 
 def _kernel() -> str:
-    """What tells the processes of this machine from those of others."""
+    """Returns an identifier of the running kernel."""
     with contextlib.suppress(OSError):
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return socket.gethostname()

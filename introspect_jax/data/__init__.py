@@ -22,7 +22,7 @@ DOOR = Door(__name__, "data")
 
 
 def default_config() -> ConfigDict:
-    """`config.data`."""
+    """Returns the default `config.data`."""
     return ConfigDict(
         {
             "name": "cifar10",
@@ -53,8 +53,7 @@ def default_config() -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UserError for fields that cannot be, whatever the data; takes the whole
-    config."""
+    """Raises a UserError if `config.data` is invalid; takes the whole config."""
     data = config.data
     DOOR.check_options(data)
     if is_import_path(data.name):
@@ -70,7 +69,7 @@ def check(config: ConfigDict) -> None:
 
 
 def load(config: ConfigDict, *, hold: bool = True) -> Dataset:
-    """The data set that `config.data` names, with its splits.
+    """Loads the data set that `config.data` names, with its splits.
 
     Of `train_examples` and `label_noise` see `config`: the validation examples are the
     same whatever they are.
@@ -102,8 +101,8 @@ def load(config: ConfigDict, *, hold: bool = True) -> Dataset:
 
 
 def at_hand(config: ConfigDict) -> bool:
-    """Whether the data are where `config.data` says, so that reading them downloads
-    nothing; of data from outside that is not known, and they are taken to be."""
+    """Whether the data exist where `config.data` says, so that loading downloads
+    nothing; True for data sets from outside, which cannot tell."""
     if is_import_path(config.name):
         return True
     entry = DOOR.get(config.name)[1]
@@ -111,7 +110,7 @@ def at_hand(config: ConfigDict) -> bool:
 
 
 def verify(dataset: Dataset, *, test: bool = True) -> None:
-    """Reads or looks at every image before training, so that none fails after it.
+    """Checks every image before training, so that none fails after it.
 
     What is held in memory is read; of what is not, a data set looks at its files.
 
@@ -133,7 +132,7 @@ def _load(config: ConfigDict) -> Dataset:
 
 
 def _checked(dataset: Dataset, name: str) -> Dataset:
-    """The data set, whose labels are checked whenever they are read.
+    """Checks types, shapes and splits; labels are checked whenever they are read.
 
     Raises:
       UserError: It is no classification, or what it says of its images is not so.
@@ -183,7 +182,7 @@ def _checked(dataset: Dataset, name: str) -> Dataset:
 
 
 def _identified(splits: dict[str, Source]) -> dict[str, Source]:
-    """The sources, in which an example has the same identity in every split."""
+    """Gives every example one identity in all splits."""
     identities, first = {}, 0
     for source in splits.values():
         if source.identities is not None:

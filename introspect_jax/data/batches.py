@@ -1,4 +1,4 @@
-"""Which examples a step sees, and how they get there."""
+"""Selects the examples of each step and reads them."""
 
 from collections.abc import Callable, Iterator
 

@@ -16,7 +16,7 @@ TEST_FRACTION = 0.2
 
 
 def load(config) -> Dataset:
-    """The images under `config.data_dir`, all resized to `config.load_size`.
+    """Loads the images under `config.data_dir`, resized to `config.load_size`.
 
     20 % are cut off for the test, stratified and the same for every seed.
 
@@ -66,12 +66,12 @@ def load(config) -> Dataset:
 
 
 def at_hand(config) -> bool:
-    """Whether the folder is there."""
+    """Whether the folder exists."""
     return bool(config.data_dir) and absolute(config.data_dir).is_dir()
 
 
 def _classes(root: epath.Path) -> dict[str, dict[str, epath.Path]]:
-    """Class name -> its images; warns once of all that is left out."""
+    """Maps class names to images; warns once of all files that are left out."""
     entries = sorted(root.iterdir(), key=lambda path: path.name)
     entries = [path for path in entries if not path.name.startswith(".")]
     listings = {path.name: list_images(path) for path in entries if path.is_dir()}

@@ -1,4 +1,4 @@
-"""Which data a run was trained on: a digest of class names and examples.
+"""The identity of a data set: a digest of class names and examples.
 
 It is that of the data set itself, before subsets, noise and the validation cut, and
 does not depend on where the data lie.
@@ -30,7 +30,7 @@ _SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some of the examples, such as those of a class or of a split.
+    """A part of the examples, such as those of a class or of a split.
 
     Attributes:
       examples: How many there are.
@@ -43,7 +43,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What tells a data set from another.
+    """Class names and digests of the examples of a data set.
 
     Attributes:
       class_names: `[classes]`.
@@ -55,22 +55,22 @@ class Identity:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Digest of all of it."""
+        """Digest of class names and parts."""
         return _sha256(json.dumps(self.to_json(), sort_keys=True).encode())
 
     def to_json(self) -> dict[str, Any]:
-        """As `from_json` takes it."""
+        """Returns a JSON object for `from_json`."""
         parts = {name: dataclasses.asdict(part) for name, part in self.parts.items()}
         return {"class_names": list(self.class_names), "parts": parts}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Identity":
-        """The inverse of `to_json`; raises KeyError or TypeError for anything else."""
+        """Inverse of `to_json`; raises KeyError or TypeError for other objects."""
         parts = {name: Part(**part) for name, part in value["parts"].items()}
         return cls(tuple(value["class_names"]), parts)
 
     def difference(self, now: "Identity") -> str:
-        """What is other about the data `now`, for people; empty if nothing is."""
+        """Describes how the data `now` differ; empty if they are the same."""
         return differing_classes(self.class_names, now.class_names) or self._differing(
             now.parts
         )
@@ -93,7 +93,7 @@ class Identity:
 
 
 def differing_classes(then: Sequence[str], now: Sequence[str]) -> str:
-    """What is other about the class names `now`, for people; empty if nothing is."""
+    """Describes how the class names `now` differ; empty if they are the same."""
     if tuple(then) == tuple(now):
         return ""
     parts = [] if len(then) == len(now) else [f"{len(now)} classes, not {len(then)}"]
@@ -108,8 +108,8 @@ def differing_classes(then: Sequence[str], now: Sequence[str]) -> str:
 
 
 def of_sources(sources: Mapping[str, "Source"]) -> dict[str, Part]:
-    """Parts of what the splits hold; splits of one source are one part, so that it
-    does not matter where they were cut.
+    """Computes the parts from the splits. Splits that share a source are one part, so
+    that it does not matter where they were cut.
 
     Of sources in memory labels and pixels count; of others that say no more, their
     length.
@@ -147,7 +147,7 @@ def of_files(
     groups: Mapping[str, Sequence[tuple[str, epath.Path]]],
     examples: Mapping[str, int] | None = None,
 ) -> dict[str, Part]:
-    """Parts of groups of files.
+    """Computes the parts from groups of files.
 
     Args:
       groups: Name of a part -> names and paths of its files; a name is the same

@@ -1,4 +1,4 @@
-"""Encoded images of any kind and size to uint8 arrays of one shape."""
+"""Decodes images of many formats and sizes to uint8 arrays of one shape."""
 
 import io
 from typing import BinaryIO
@@ -16,7 +16,7 @@ _NO_IMAGE = "it is not a PNG, JPEG, GIF or BMP, or it is empty or damaged"
 def decode(
     encoded: bytes, channels: int, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """An image as uint8 `[h, w, channels]`; of an animation the first picture.
+    """Decodes an image to uint8 `[h, w, channels]`; of an animation the first frame.
 
     Args:
       encoded: the file's content.
@@ -43,7 +43,7 @@ def decode(
 
 
 def check_header(file: BinaryIO, length: int) -> None:
-    """Raises an OSError for a file that is no image, by its first bytes.
+    """Raises an OSError if the first bytes of a file are not those of an image.
 
     Args:
       file: Opened for reading.
@@ -61,8 +61,8 @@ def check_header(file: BinaryIO, length: int) -> None:
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The largest centred part of the shape of `size`, `(h, w)`, resized to it;
-    shrinking averages, without aliasing."""
+    """Crops the largest centred region with the aspect of `size`, `(h, w)`, and resizes
+    it; shrinking averages pixels."""
     height, width = size
     if image.size == (width, height):
         return image

@@ -1,4 +1,4 @@
-"""The images below a folder: found at any depth, and looked at before they are read."""
+"""Finds the images below a folder and checks them before they are read."""
 
 import concurrent.futures
 import dataclasses
@@ -16,7 +16,7 @@ from introspect_jax.errors import UserError
 
 @dataclasses.dataclass
 class Listing:
-    """What folders have.
+    """The files below a folder.
 
     Attributes:
       images: Name below its folder, with `/` -> path; in the order of names.
@@ -28,7 +28,7 @@ class Listing:
 
 
 def list_images(folder: epath.Path) -> Listing:
-    """The images below a folder, at any depth; hidden files are not looked at.
+    """Lists the images below a folder at any depth; hidden files are ignored.
 
     Raises:
       UserError: A link that leads nowhere, or an image that is no file.
@@ -43,7 +43,7 @@ def list_images(folder: epath.Path) -> Listing:
 
 
 def warn_of(left_out: Sequence[epath.Path]) -> None:
-    """One warning for all files that are no images."""
+    """Logs one warning for all files that are not images."""
     if left_out:
         noun = "file" if len(left_out) == 1 else "files"
         logging.warning(
@@ -56,7 +56,7 @@ def warn_of(left_out: Sequence[epath.Path]) -> None:
 
 
 def check_files(paths: Sequence[epath.Path]) -> None:
-    """Looks at size and header of every file, many at once.
+    """Checks size and header of every file, in parallel.
 
     Raises:
       UserError: One is no image.
@@ -69,7 +69,7 @@ def check_files(paths: Sequence[epath.Path]) -> None:
 def read_image(
     path: epath.Path, channels: int, size: tuple[int, int] | None
 ) -> np.ndarray:
-    """The image as `decode` gives it.
+    """Reads and decodes one image.
 
     Raises:
       UserError: It cannot be read.
@@ -95,7 +95,7 @@ def _unreadable(path: epath.Path, error: OSError) -> UserError:
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    """Files at any depth, links followed."""
+    """Yields the files at any depth; follows links."""
     if "://" in str(folder):
         for path in folder.iterdir():
             if path.name.startswith("."):

@@ -1,10 +1,10 @@
-"""What can be held at once, as far as the system tells."""
+"""The memory of this machine."""
 
 import os
 
 
 def host_bytes() -> float:
-    """The memory of this machine; infinite where the system cannot say."""
+    """Returns the memory in bytes, infinite if the system cannot tell."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -12,5 +12,5 @@ def host_bytes() -> float:
 
 
 def describe(count: float) -> str:
-    """Bytes for people, as in `12.3 GB`."""
+    """Formats a number of bytes, as in `12.3 GB`."""
     return f"{count / 1e9:,.1f} GB"

@@ -1,4 +1,4 @@
-"""From pixels as read to what a network is given."""
+"""Converts pixels as read to the inputs of a network."""
 
 import dataclasses
 from collections.abc import Sequence

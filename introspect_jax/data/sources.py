@@ -1,4 +1,4 @@
-"""What a data set is made of: labelled images of one shape, read by number."""
+"""Data sets: labelled images of one shape, read by number."""
 
 import concurrent.futures
 import dataclasses
@@ -25,7 +25,7 @@ _PIECE = 1024  # examples that are read at once
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Labelled images, read by position.
+    """Labelled images that are read by position.
 
     Attributes:
       read: numbers `[n]` -> images `[n, h, w, c]`, labels int32 `[n]`.
@@ -79,11 +79,11 @@ class Source:
         return images, labels
 
     def subset(self, positions: np.ndarray) -> "Source":
-        """The source that has only these positions, in their order."""
+        """Returns the source with only these positions, in their order."""
         return dataclasses.replace(self, numbers=self.numbers[positions])
 
     def held(self, threads: int = 1) -> "Source":
-        """The same images, held in memory from the first reading on.
+        """Returns a source that keeps the images in memory from the first read on.
 
         Args:
           threads: That read them.
@@ -100,7 +100,7 @@ class Source:
         )
 
     def _all(self, threads: int) -> tuple[np.ndarray, np.ndarray]:
-        """All images and labels."""
+        """Reads all images and labels."""
         first, labels = self.read(self.numbers[:_PIECE])
         images = np.empty((len(self), *first.shape[1:]), first.dtype)
         all_labels = np.empty(len(self), labels.dtype)
@@ -116,12 +116,12 @@ class Source:
         return images, all_labels
 
     def known_as(self) -> np.ndarray:
-        """Int `[len]`: what each example is known as in other splits."""
+        """Returns ints `[len]` that identify each example in all splits."""
         numbers, known = self.numbers, self.identities
         return numbers if known is None else known[numbers]
 
     def verify(self) -> None:
-        """Reads what is in memory, and looks at the files of what is not.
+        """Reads what is kept in memory, and checks the files of other sources.
 
         Raises:
           UserError: an image that cannot be read, or a label out of range.
@@ -155,7 +155,7 @@ class Dataset:
 
     @functools.cached_property
     def identity(self) -> Identity:
-        """What tells the data set from another; see `data.identity`."""
+        """Identity of the data set; see `data.identity`."""
         parts = self.parts
         if parts is None:
             parts = of_sources({name: getattr(self, name) for name in SPLITS})
@@ -166,7 +166,7 @@ class Dataset:
         return len(self.class_names)
 
     def describe(self) -> dict[str, Any]:
-        """What can be known of the data without reading them, for a file of JSON."""
+        """Returns a JSON object that describes the data set without its images."""
         return {
             "class_names": list(self.class_names),
             "image_shape": list(self.image_shape),
@@ -176,7 +176,7 @@ class Dataset:
         }
 
     def describe_classes(self) -> dict[str, int | str]:
-        """Their `count`, and the `sha256` of their names in order."""
+        """Returns the `count` of the class names and their `sha256`, in order."""
         names = json.dumps(self.class_names).encode()
         return {
             "count": self.num_classes,
@@ -185,13 +185,13 @@ class Dataset:
 
     @property
     def megabytes(self) -> float:
-        """Of the training images as read."""
+        """Size of the training images as read."""
         values = len(self.train) * float(np.prod(self.image_shape))
         return values * np.dtype(self.train.dtype).itemsize / 1e6
 
 
 def array_source(images: np.ndarray, labels: np.ndarray) -> Source:
-    """A source over arrays in memory.
+    """Makes a source from arrays in memory.
 
     Args:
       images: `[n, h, w, c]`: uint8 pixels, other integers from 0 to 255, which are
@@ -220,12 +220,12 @@ def array_source(images: np.ndarray, labels: np.ndarray) -> Source:
 
 
 def _are_labels(labels: np.ndarray, count: int) -> bool:
-    """Whether they are integers, one for each of `count` images."""
+    """Whether these are integers, one per image."""
     return labels.shape == (count,) and np.issubdtype(labels.dtype, np.integer)
 
 
 def _image_array(images: np.ndarray) -> np.ndarray:
-    """uint8 or float32, the same values.
+    """Converts to uint8 or float32 without changing values.
 
     Raises:
       UserError: no such values.
@@ -260,7 +260,7 @@ def _image_array(images: np.ndarray) -> np.ndarray:
 def cut(
     count: int, fraction: float, labels: Sequence[int] | np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted positions of a fixed random split into (rest, `fraction`).
+    """Splits positions at random, the same way for every seed, into (rest, `fraction`).
 
     Args:
       count: how many examples there are.

@@ -1,4 +1,4 @@
-"""Any TFDS image-classification data set, read without importing TensorFlow."""
+"""Reads any TFDS data set for image classification, without TensorFlow."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ _NETWORK_SECONDS = 6.0
 
 
 def load(config) -> Dataset:
-    """The data set `config.name` under `config.data_dir` (or `TFDS_DATA_DIR`).
+    """Loads `config.name` from `config.data_dir` or `TFDS_DATA_DIR`.
 
     What is not prepared yet is prepared, if there is a network.
 
@@ -69,7 +69,7 @@ def at_hand(config) -> bool:
 
 
 def _parts(builder) -> dict[str, identity.Part]:
-    """Of every split, by the files that hold its records."""
+    """Computes the parts from the record files of every split."""
     splits = builder.info.splits
     groups = {
         f"split {name!r}": [
@@ -88,8 +88,8 @@ def _parts(builder) -> dict[str, identity.Part]:
 
 
 def _identities(builder, split: str) -> np.ndarray:
-    """Of each record of a split, such as `train[:80%]`, its number among the records
-    of all whole splits, one after the other."""
+    """Numbers the records of a split, such as `train[:80%]`, among those of all whole
+    splits."""
     from tensorflow_datasets.core import ReadInstruction
 
     splits = builder.info.splits
@@ -105,7 +105,7 @@ def _identities(builder, split: str) -> np.ndarray:
 
 
 def _features(builder, config) -> tuple[str, str, tuple[int, int, int]]:
-    """Names of the image and the label, and the shape that images will have."""
+    """Returns the names of image and label, and the shape of the images."""
     features = dict(builder.info.features.items())
     image_key, label_key = builder.info.supervised_keys or ("image", "label")
     image: Any = features.get(image_key)
@@ -169,7 +169,8 @@ def _prepared(where) -> str:
 
 
 def _prepare(builder, config) -> None:
-    """Downloads and prepares, or says how to, without TFDS's minutes of retries."""
+    """Downloads and prepares the data set, or explains how to, without TFDS's
+    retries."""
     where = str(builder.data_path)
     how = (
         'prepare it once on a machine with a network: pip install -e ".[prepare]" '
@@ -198,7 +199,7 @@ def _prepare(builder, config) -> None:
 
 
 def _network() -> bool:
-    """Whether anything answers, be it with an error.
+    """Whether a server responds, even with an error.
 
     In a thread: the time-out of a connection is not one of the name look-up.
     """

@@ -1,4 +1,4 @@
-"""The same data set with fewer examples, or with wrong labels."""
+"""Variants of a data set: fewer examples or wrong labels."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ _NOISE_SEED = 1
 
 
 def with_fewer(dataset: Dataset, config) -> Dataset:
-    """Only `train_examples` of the training split, drawn once for all runs."""
+    """Keeps `train_examples` of the training split, the same for all runs."""
     wanted, there = config.train_examples, len(dataset.train)
     if not wanted:
         return dataset
@@ -25,8 +25,8 @@ def with_fewer(dataset: Dataset, config) -> Dataset:
 
 
 def with_noise(dataset: Dataset, share: float) -> Dataset:
-    """Symmetric noise: `share` of the labels of training and validation are of another
-    class, each as likely; of the test, none.
+    """Replaces a `share` of the labels of training and validation by other classes with
+    equal probability (symmetric noise); test labels are kept.
 
     An example that is wrong at some share is wrong in the same way at larger ones.
     """

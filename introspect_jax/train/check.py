@@ -1,4 +1,4 @@
-"""What can be said of a run before anything is compiled."""
+"""Checks of a run before anything is compiled."""
 
 import math
 
@@ -55,7 +55,7 @@ def check(trainer: Trainer) -> None:
 
 
 def _device_bytes(mesh: Mesh) -> tuple[float, float]:
-    """The memory of all devices together, and of one."""
+    """Returns the memory of all devices together, and of one."""
     # Those of other hosts tell nothing of themselves; they are like those here.
     stats = [device.memory_stats() or {} for device in mesh.local_devices]
     if not all("bytes_limit" in found for found in stats):

@@ -1,4 +1,4 @@
-"""The checkpoints that a run writes: the newest few and the best on validation."""
+"""Writes the checkpoints of a run: the newest few and the best on validation."""
 
 import contextlib
 import shutil
@@ -19,7 +19,7 @@ _BEING_WRITTEN = "a checkpoint is being written"
 
 
 class Checkpoints(Restorer):
-    """The checkpoints of the run that this process works on.
+    """The checkpoints of the run that this process trains.
 
     A damaged one is moved to `damaged/`, never deleted.
     """
@@ -56,7 +56,7 @@ class Checkpoints(Restorer):
         return self._writer
 
     def save(self, state: TrainState, meta: Meta) -> None:
-        """Starts writing.
+        """Starts writing a checkpoint.
 
         Args:
           state: copied first, so the caller may donate it.
@@ -84,7 +84,8 @@ class Checkpoints(Restorer):
             )
 
     def restore_best(self, like: TrainState) -> tuple[TrainState, Meta] | None:
-        """The intact state with the best validation top-1, the later one in a tie."""
+        """Restores the intact state with the best validation top-1; of equal ones the
+        latest."""
         for step in set(self._steps()) - self._policy.known():
             # Its score could not be read: it may have been the best.
             restored = self._first_intact([step], like, needed=False)
@@ -116,11 +117,11 @@ class Checkpoints(Restorer):
                 shutil.rmtree(path, ignore_errors=True)
 
     def newest_step(self) -> int | None:
-        """Step of the newest checkpoint."""
+        """Returns the step of the newest checkpoint."""
         return self._writer.latest_step()
 
     def wait(self) -> None:
-        """Returns when everything is written.
+        """Waits until everything is written.
 
         Raises:
           UserError: it could not be (a full disk); so does the next `save`.
@@ -141,7 +142,7 @@ class Checkpoints(Restorer):
             ) from error
 
     def close(self) -> None:
-        """Waits and frees the threads; see `wait` for its errors."""
+        """Waits and releases the threads; raises the errors of `wait`."""
         with deferred(_BEING_WRITTEN), self._writing():
             self._writer.close()
             self._delete()
@@ -150,7 +151,7 @@ class Checkpoints(Restorer):
 
 
 class _NewestAndBest:
-    """Which checkpoints Orbax keeps.
+    """Policy that selects the checkpoints that Orbax keeps.
 
     Its own policies read scores from files that no digest protects.
     """
@@ -164,11 +165,11 @@ class _NewestAndBest:
         self._scores[step] = validation["top1"] if validation else None
 
     def known(self) -> set[int]:
-        """Steps whose meta was read."""
+        """Steps whose meta could be read."""
         return set(self._scores)
 
     def ranked(self) -> list[int]:
-        """Steps with a score, the best first, the later first in a tie."""
+        """Steps with a score, the best first; of equal ones the latest first."""
         scores = [(score, s) for s, score in self._scores.items() if score is not None]
         return [step for _, step in sorted(scores, reverse=True)]
 

@@ -1,4 +1,5 @@
-"""Devices: one mesh, arrays divided over its only axis `data` or the same on all."""
+"""A mesh of devices with one axis, `data`, over which arrays are divided or
+replicated."""
 
 from typing import Any
 
@@ -13,7 +14,7 @@ PyTree = Any
 
 
 def make_mesh(batch_sizes: dict[str, int], devices=None) -> Mesh:
-    """A mesh over all devices.
+    """Returns a mesh over all devices.
 
     Args:
       batch_sizes: Name of the config field -> value; each must split evenly.
@@ -33,24 +34,24 @@ def make_mesh(batch_sizes: dict[str, int], devices=None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds all of it."""
+    """Sharding in which every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """The first axis is divided among the devices."""
+    """Sharding that divides the first axis among the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def rows_here(mesh: Mesh, count: int) -> np.ndarray:
-    """Rows of an array of `count` that the devices of this process hold, in order."""
+    """Returns the rows of an array of `count` that this process holds, in order."""
     here = split(mesh).addressable_devices_indices_map((count,)).values()
     taken = {index[0].indices(count)[:2] for index in here if index}
     return np.concatenate([np.arange(*bounds) for bounds in sorted(taken)])
 
 
 def place(tree: PyTree, mesh: Mesh, *, rows: int | None = None) -> PyTree:
-    """Arrays of this process on the devices of all.
+    """Places arrays of this process on the devices of all processes.
 
     Args:
       tree: Arrays: the same in every process, or those of `rows_here`.
@@ -71,5 +72,5 @@ def place(tree: PyTree, mesh: Mesh, *, rows: int | None = None) -> PyTree:
 
 
 def at_hand(tree: PyTree) -> PyTree:
-    """Arrays that every device holds, for work that one process does alone."""
+    """Returns replicated arrays as arrays of this process alone."""
     return tree if jax.process_count() == 1 else jax.device_get(tree)

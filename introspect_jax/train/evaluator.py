@@ -1,4 +1,4 @@
-"""Scores of a network on a whole split, exactly."""
+"""Exact scores of a network on a whole split."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from introspect_jax.train.devices import place, replicated, rows_here
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """`evaluator(variables, source)`: top-1, top-5, NLL and ECE of every example.
+    """Computes top-1, top-5, NLL and ECE: `evaluator(variables, source)`.
 
     Attributes:
       model: The network.
@@ -49,7 +49,7 @@ class Evaluator:
         return jax.jit(step, out_shardings=replicated(self.mesh))
 
     def __call__(self, variables: Any, source: Source) -> dict[str, float]:
-        """`top1`, `top5`, `nll` and `ece`."""
+        """Returns `top1`, `top5`, `nll` and `ece`."""
         here = rows_here(self.mesh, self.batch_size)
         found: list[tuple[dict[str, jax.Array], int]] = []
         for images, labels, count in padded_batches(

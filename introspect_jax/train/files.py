@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, on any file system."""
+"""Writes files as a whole or not at all, and reads them."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ _DIGEST = "file_sha256"
 
 @contextlib.contextmanager
 def writing(path: os.PathLike) -> Iterator[None]:
-    """Within it, an error of the file system is one of the user's.
+    """Context in which errors of the file system are raised as UserErrors.
 
     Raises:
       UserError: names the file: a full disk, a quota, missing rights.
@@ -33,7 +33,7 @@ def writing(path: os.PathLike) -> Iterator[None]:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Writes the whole file or nothing; see `writing` for its errors."""
+    """Writes the whole file or nothing; raises the errors of `writing`."""
     temporary = path.parent / f"{path.name}.tmp"
     with writing(path):
         try:
@@ -45,12 +45,12 @@ def write_text(path: epath.Path, text: str) -> None:
 
 
 def write_json(path: epath.Path, value: Any) -> None:
-    """Writes the whole file or nothing; see `writing` for its errors."""
+    """Writes the whole file or nothing; raises the errors of `writing`."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_checked_json(path: epath.Path, value: dict[str, Any]) -> None:
-    """As `write_json`, with a digest by which `read_json` finds damage."""
+    """Like `write_json`, with a digest by which `read_json` detects damage."""
     write_json(path, value | {_DIGEST: _digest(value)})
 
 
@@ -59,7 +59,7 @@ def _digest(value: dict[str, Any]) -> str:
 
 
 def read_json(path: epath.Path, *needed: str) -> dict[str, Any]:
-    """The object that is in the file, with all that is needed of it.
+    """Reads a JSON object and checks that it has the `needed` fields.
 
     A digest of `write_checked_json` is compared and left out.
 
@@ -82,7 +82,7 @@ def read_json(path: epath.Path, *needed: str) -> dict[str, Any]:
 
 
 def read_lines(path: epath.Path) -> list[dict]:
-    """The records of a `.jsonl` file, each with an int `step` and a str `split`.
+    """Reads the records of a `.jsonl` file; each has an int `step` and a str `split`.
 
     Lines that are damaged are left out, with a warning; a last line without its end is
     not damaged: whoever wrote it was killed.

@@ -1,4 +1,4 @@
-"""The batches of a run, on the devices."""
+"""Loads the batches of a run onto the devices."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -19,7 +19,8 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """The same examples in the same order, whether they lie on the device or stream.
+    """Yields the same examples in the same order, whether they are on the device or
+    streamed.
 
     Attributes:
       source: The training split.
@@ -41,7 +42,7 @@ class Loader:
     fixed: dict[str, np.ndarray]
 
     def batches(self, constants: PyTree, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of the steps from `start` to `stop`.
+        """Yields the batches of the steps from `start` to `stop`.
 
         Of several processes each reads only what its own devices will hold.
 

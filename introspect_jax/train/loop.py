@@ -22,7 +22,7 @@ from introspect_jax.train.trainer import Trainer
 
 @dataclasses.dataclass
 class Result:
-    """What training ended with.
+    """Result of training.
 
     Attributes:
       last: the state after the last step.
@@ -42,7 +42,7 @@ class Result:
 
 
 def never(step: int) -> bool:
-    """`should_stop` of a run that nobody stops."""
+    """A `should_stop` that never stops."""
     del step
     return False
 
@@ -113,7 +113,7 @@ def train(
 
 
 class _Session:
-    """From the state that a run starts or continues with to its last step."""
+    """Trains from the state that a run starts or continues with to its last step."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class _Session:
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
 
     def run(self, state: TrainState, meta: Meta, constants: Any) -> tuple:
-        """The last state, which is always saved, and its meta."""
+        """Returns the last state, which is always saved, and its meta."""
         config = self._config
         start, before = int(state.step), meta["seconds"]
         began = time.monotonic()
@@ -213,7 +213,7 @@ class _Session:
 def step_cost(
     trainer: Trainer, state: TrainState, flops: float | None
 ) -> dict[str, float]:
-    """What a step and a deployed network take, whatever the device."""
+    """Returns the FLOPs of a step and the numbers of parameters."""
 
     def count(params) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -227,7 +227,7 @@ def step_cost(
 
 
 def _fetch(pending: list, checkpoints: Checkpoints) -> dict[str, float]:
-    """Means of the waiting metrics, which it forgets.
+    """Returns the means of the pending metrics and clears them.
 
     Raises:
       UserError: one is not finite; names the step.
@@ -258,7 +258,7 @@ def _fetch(pending: list, checkpoints: Checkpoints) -> dict[str, float]:
 
 
 def describe(scores: dict[str, float]) -> str:
-    """Evaluation in a line."""
+    """Formats the scores of an evaluation in a line."""
     return (
         f"top-1 {scores['top1']:.4f} top-5 {scores['top5']:.4f} "
         f"NLL {scores['nll']:.4f} ECE {scores['ece']:.4f}"

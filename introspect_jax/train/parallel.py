@@ -1,4 +1,4 @@
-"""How the devices share a step.
+"""Distributes a step over the devices.
 
 `global`: the step is written for the whole batch and the compiler divides it.
 `pmapped`: it is written for a replica, as for `jax.pmap`, and a fixed number of
@@ -44,8 +44,7 @@ def default_config() -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UserError for what cannot be, whatever the devices; takes the whole
-    config."""
+    """Raises a UserError if `config.parallel` is invalid; takes the whole config."""
     parallel, batch = config.parallel, config.batch_size
     if parallel.mode not in _MODES:
         raise UserError(unknown("parallel.mode", parallel.mode, _MODES))
@@ -75,7 +74,7 @@ def check(config: ConfigDict) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Global:
-    """The whole batch is one part, which the compiler divides among the devices.
+    """The whole batch as one part, which the compiler divides among the devices.
 
     Attributes:
       mesh: The devices.
@@ -98,7 +97,7 @@ class Global:
 
 
 class Replicas(Global):
-    """A fixed number of replicas, the mean of which is taken."""
+    """A fixed number of replicas whose results are averaged."""
 
     def shared(self, part_of: PartOf) -> Callable[[PyTree, Batch], Part]:
         """Each device does its replicas; this is what `jax.pmap` is inside.
@@ -129,7 +128,7 @@ class Replicas(Global):
 
 
 def make_parallel(config: ConfigDict, devices=None) -> Global:
-    """The devices, and how they share a step.
+    """Returns the devices and how they share a step.
 
     Args:
       config: The whole config.

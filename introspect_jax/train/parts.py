@@ -1,4 +1,4 @@
-"""A batch in parts: what each has to say of a step, and what they say together.
+"""A batch in parts, and the combination of their results.
 
 Parts are micro-batches, one after the other (gradient accumulation), or replicas, side
 by side (`parallel`). Each sees the state from before the step; together they are the
@@ -18,7 +18,7 @@ EXAMPLES = ("index", "image", "label")
 
 
 class Part(NamedTuple):
-    """What the examples of a part say of a step.
+    """Results of a part of the examples of a step.
 
     Attributes:
       mean: means over its examples: gradients, batch statistics, metrics, and what the
@@ -95,7 +95,7 @@ def micro_batches(
 
 
 def _add(total: Part | None, part: Part, weight: float) -> Part:
-    """`total + part`, the means weighted."""
+    """Returns `total + part`, with weighted means."""
     mean = jax.tree.map(lambda leaf: leaf * weight, part.mean)
     if total is None:
         return Part(mean, part.change)
@@ -104,7 +104,7 @@ def _add(total: Part | None, part: Part, weight: float) -> Part:
 
 
 def mean_of(parts: Part, count: int) -> Part:
-    """Parts of one size, stacked along a first axis of `count`, together.
+    """Combines parts of one size that are stacked along a first axis of `count`.
 
     Added in order, one by one: sums of an axis are not in an order that is promised.
     """

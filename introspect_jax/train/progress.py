@@ -1,4 +1,4 @@
-"""What a run says while it runs: a bar or lines, `metrics.jsonl`, TensorBoard."""
+"""Progress of a run: a bar or lines, `metrics.jsonl`, TensorBoard."""
 
 import contextlib
 import json
@@ -126,7 +126,7 @@ class _Board:
 
 
 def read_cost(workdir: epath.Path) -> dict[str, float]:
-    """What a run cost, from its records.
+    """Reads the cost of a run from its records.
 
     Returns:
       `parameters_trained` and `parameters_deployed`, `step_seconds` (the median over
@@ -146,7 +146,8 @@ def read_cost(workdir: epath.Path) -> dict[str, float]:
 
 
 class Reporter(contextlib.AbstractContextManager):
-    """A progress bar on a terminal, plain lines elsewhere; of the first process."""
+    """Shows a progress bar on a terminal and plain lines elsewhere, in the first
+    process."""
 
     def __init__(self, total_steps: int, steps_per_epoch: int, batch_size: int):
         quiet = not processes.is_first()
@@ -220,7 +221,7 @@ class Reporter(contextlib.AbstractContextManager):
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Formats seconds as hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""Checkpoints read again: only what is known to be whole, and of this network."""
+"""Restores checkpoints after checking that they are intact and of this network."""
 
 import errno
 import functools
@@ -27,7 +27,7 @@ _NOT_DAMAGE = (errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOSPC)
 
 
 class Restorer:
-    """The checkpoints of a run, read and never changed.
+    """Reads the checkpoints of a run and changes nothing.
 
     Orbax restores a file with a flipped byte without a word, so the digests of the
     state and of what is said of it are kept beside it and compared on restore. What
@@ -35,13 +35,13 @@ class Restorer:
     """
 
     def __init__(self, workdir: epath.Path):
-        """`workdir` is absolute."""
+        """Opens the checkpoints; `workdir` is absolute."""
         silence_orbax()
         self._root = workdir / "checkpoints"
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager | None:
-        """Orbax's part; None where there are no checkpoints."""
+        """Opens the manager of Orbax; returns None if there are no checkpoints."""
         if not self._root.exists():
             return None
         # The rest is what follows from the first, which Orbax otherwise warns of.
@@ -56,7 +56,8 @@ class Restorer:
         return sorted(self._manager.all_steps()) if self._manager else []
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Meta] | None:
-        """The newest intact state and its meta, or None if there is no checkpoint.
+        """Restores the newest intact state and its meta; returns None if there is no
+        checkpoint.
 
         Args:
           like: abstract state (shapes, dtypes, shardings).
@@ -68,14 +69,14 @@ class Restorer:
         return self._first_intact(self._steps()[::-1], like)
 
     def restore_all(self, like: TrainState) -> Iterator[tuple[int, TrainState]]:
-        """Step and state of every checkpoint that is kept and intact, in order."""
+        """Yields step and state of every intact checkpoint, in order."""
         for step in self._steps():
             restored = self._first_intact([step], like, needed=False)
             if restored:
                 yield step, restored[0]
 
     def close(self) -> None:
-        """Frees the threads."""
+        """Releases the threads."""
         if self._manager:
             self._manager.close()
 
@@ -115,7 +116,7 @@ class Restorer:
         return None
 
     def _set_aside(self, step: int) -> str:
-        """What is done with a damaged checkpoint, for the warning."""
+        """Handles a damaged checkpoint; returns what was done, for the warning."""
         return "it was left as it is"
 
     def _all_damaged(self) -> str:
@@ -147,7 +148,7 @@ class Restorer:
         return jax.tree.map(jnp.copy, state), meta
 
     def _check_network(self, step: int, meta: Meta, like: TrainState) -> None:
-        """Raises a UserError for the checkpoint of another network, which is whole."""
+        """Raises a UserError if the checkpoint was written for another network."""
         here, there = describe_arrays(like), meta.get("arrays")
         if there is None or here == there:
             return
@@ -161,7 +162,7 @@ class Restorer:
 
 
 def describe_arrays(state: Any) -> dict[str, str]:
-    """Path of every array of a state -> dtype and shape, as in `float32[3,16]`."""
+    """Maps the path of every array to dtype and shape, as in `float32[3,16]`."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
             f"{jnp.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
@@ -171,13 +172,13 @@ def describe_arrays(state: Any) -> dict[str, str]:
 
 
 def digest(meta: Meta) -> str:
-    """SHA-256 of what is said of a state."""
+    """SHA-256 of the meta of a checkpoint."""
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache
 def silence_orbax() -> None:
-    """Orbax prints no stack traces, in its threads or of tasks that it forgets.
+    """Suppresses stack traces that Orbax prints from its threads.
 
     What went wrong is in the exception that it raises.
     """

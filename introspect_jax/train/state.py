@@ -1,4 +1,4 @@
-"""All that changes while training, and nothing else."""
+"""The state of training."""
 
 import hashlib
 from typing import Any
@@ -17,7 +17,7 @@ PyTree = Any
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run; with the config it determines everything to come.
+    """The state of a run. Together with the config it determines all later steps.
 
     Attributes:
       step: int32 scalar, steps taken.
@@ -60,7 +60,7 @@ def init_state(
 
 
 def deployed_variables(method: Method, state: TrainState) -> PyTree:
-    """Variables of the network as it is evaluated: the average, if there is one."""
+    """Returns the variables that are evaluated: the average, if there is one."""
     params, model_state = state.average or (state.params, state.model_state)
     return method.predict(params, model_state, state.method_state)
 

@@ -1,4 +1,4 @@
-"""One step of training, a pure function."""
+"""One training step as a pure function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -109,8 +109,8 @@ def _part(
     batch: Batch,
     number: Any,
 ) -> Part:
-    """What the examples of `batch` say of a step, of which they are part `number`; None
-    where there is but one."""
+    """Returns the results of the examples in `batch`, part `number` of the step; the
+    number is None if there is only one part."""
     index, seed = batch["index"], batch["seed"]
     if "pool" in batch:
         images, labels = (array[index] for array in batch["pool"])

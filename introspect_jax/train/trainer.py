@@ -1,4 +1,4 @@
-"""From a config to everything that a run needs, and nothing run yet."""
+"""Builds everything that a run needs from its config; runs nothing."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ _PREPARED_FROM = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """What `build` made of a config.
+    """The parts of a run, as made by `build`.
 
     Attributes:
       config: As given.
@@ -60,11 +60,11 @@ class Trainer:
     train_step: Any  # a jitted function has `lower`, which no type says
 
     def batches(self, constants: PyTree, start: int = 0) -> Iterator[Batch]:
-        """The batches of the steps from `start` to the last of the run."""
+        """Yields the batches of the steps from `start` to the last of the run."""
         return self.loader.batches(constants, start, self.config.total_steps)
 
     def init_state(self) -> TrainState:
-        """The state before the first step, on all devices.
+        """Returns the state before the first step, on all devices.
 
         Raises:
           UserError: What the network prepares does not fit its constants.
@@ -86,13 +86,13 @@ class Trainer:
         )
 
     def abstract_state(self) -> TrainState:
-        """Shapes, dtypes and shardings of the state."""
+        """Returns shapes, dtypes and shardings of the state."""
         return abstract_state(
             self.config, self.method, self.optimizer, self.parallel.mesh
         )
 
     def abstract_constants(self) -> PyTree:
-        """Shapes and dtypes of `Method.constants`; no teacher is needed."""
+        """Returns shapes and dtypes of `Method.constants`; needs no teacher."""
         context, teacher = self.context, None
         if context.teacher is not None:
             teacher = untrained_teacher(
@@ -101,7 +101,7 @@ class Trainer:
         return jax.eval_shape(lambda: self.method.constants(teacher))
 
     def constants(self, teacher: Teacher | None) -> PyTree:
-        """`Method.constants`.
+        """Returns `Method.constants`.
 
         Raises:
           UserError: The method learns from a teacher and there is none.
@@ -111,8 +111,8 @@ class Trainer:
     def compile(
         self, state: TrainState, batch: Batch
     ) -> tuple[Callable[..., Any], float | None]:
-        """The compiled training step, and its FLOPs, all devices together; None where
-        they cannot be counted."""
+        """Returns the compiled training step and its FLOPs on all devices together, or
+        None if they cannot be counted."""
         if cast(Any, jax.config).jax_disable_jit:
             return self.train_step, None
         lowered = self.train_step.lower(state, batch)
@@ -124,8 +124,8 @@ class Trainer:
         return lowered.compile(), self.parallel.flops(lowered)
 
     def check_independent(self, state: TrainState) -> None:
-        """Raises a UserError for a network that mixes the examples of a batch, or that
-        cannot answer for them."""
+        """Raises a UserError if the network mixes the examples of a batch or its
+        outputs cannot be computed."""
         if len(self.loader.source) < 2:
             return
         variables = at_hand(deployed_variables(self.method, state))
@@ -139,7 +139,7 @@ class Trainer:
             ) from error
 
     def _some_inputs(self, count: int) -> jax.Array:
-        """Inputs of the first training images."""
+        """Returns the inputs of the first training images."""
         source = self.loader.source
         pixels, _ = source.take(np.arange(min(count, len(source))))
         return self.evaluator.preprocess(pixels)
@@ -152,7 +152,7 @@ def build(
     *,
     teacher: nn.Module | None = None,
 ) -> Trainer:
-    """Puts the parts of a run together.
+    """Builds the parts of a run.
 
     Args:
       config: Validated.
@@ -232,7 +232,7 @@ def make_context(
     num_examples: int,
     **given: Any,
 ) -> Context:
-    """What the method of a config is made from.
+    """Returns the context that the method of a config is made from.
 
     Args:
       config: Validated.
@@ -259,7 +259,7 @@ def make_context(
 def abstract_state(
     config: ConfigDict, method: Method, optimizer: Any, mesh: Mesh
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state of a run."""
+    """Returns shapes, dtypes and shardings of the state of a run."""
     shapes = jax.eval_shape(
         lambda seed: init_state(
             method, optimizer, seed, averaged=config.average_decay > 0
