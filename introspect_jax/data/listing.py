@@ -105,15 +105,17 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
             else:
                 yield path
         return
+    above = os.path.realpath(os.path.dirname(folder))
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        if real in seen:  # a link to a folder above
+        # A link to what was seen, or to a folder around this one.
+        if real in seen or os.path.join(above, "").startswith(os.path.join(real, "")):
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
             if name.startswith("."):
                 continue
             path = os.path.join(parent, name)

@@ -252,7 +252,7 @@ def special_cases() -> dict[str, tuple[str, Callable[[pathlib.Path], str | None]
         "hidden twin of macOS": (LEFT_OUT, lambda r: write(r / "a" / "._x.png", b"0")),
         "sub-folder": (LEFT_OUT, lambda r: write(r / "a" / "sub", b"")),
         "sub-folder with images": (
-            LEFT_OUT,
+            PIXELS,
             lambda r: ((r / "a" / "s").mkdir(), write(r / "a" / "s" / "x.png", good))[
                 1
             ],
@@ -263,6 +263,10 @@ def special_cases() -> dict[str, tuple[str, Callable[[pathlib.Path], str | None]
         "link in place of a class, to itself": (
             LEFT_OUT,
             lambda r: link(r / "loop", "loop", None),
+        ),
+        "link to the folder above": (
+            LEFT_OUT,
+            lambda r: link(r / "a" / "up", "..", None),
         ),
         "empty class": (REFUSED, lambda r: ((r / "c").mkdir(), "c")[1]),
         "class of other files": (
