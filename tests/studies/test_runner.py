@@ -117,7 +117,7 @@ def test_the_time_budget_is_kept(tmp_path, capsys):
 
 def test_a_folder_is_one_process_alone(tmp_path):
     records = Records(str(tmp_path), "small", "digits")
-    with records.lock(), pytest.raises(UserError, match="another process"):
+    with records.lock(), pytest.raises(UserError, match="is writing to"):
         start(make(STANDARD), tmp_path).run()
 
 
