@@ -136,6 +136,7 @@ def one_network(
       context: Context that `make` received.
       objective: Function `(logits, batch, key) -> (losses, metrics)`, each `[batch]`.
         Metrics may also be scalars; they include `METRICS` except the accuracy.
+        Fold `batch["index"]` into the key for random numbers of each example.
       **fields: Further fields of `Method`.
     """
 

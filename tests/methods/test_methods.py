@@ -80,7 +80,9 @@ def test_the_scale_does_not_depend_on_the_batch(name):
     if name == "ps_kd":  # an index comes once
         twice["index"] = jnp.arange(16)
     one, two = (loss(method, given, step=10)[0] for given in (once, twice))
-    assert jnp.allclose(one, two, rtol=2e-5)
+    assert jnp.allclose(one, two, rtol=2e-5), (
+        "draw random numbers per example: fold batch['index'] into the key"
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if methods.teacher_kind(n)])
