@@ -99,7 +99,8 @@ def run(
         check(trainer)
         if pictures:
             figures.check(trainer.method.model, config)
-        data.verify(dataset, test=config.evaluate_test)
+        share = (jax.process_index(), jax.process_count())
+        data.verify(dataset, test=config.evaluate_test, share=share)
         if processes.is_first():
             write_config(workdir, config, dataset.describe())
 

@@ -28,7 +28,7 @@ from introspect_jax.train.trainer import Trainer
 
 # For SIGTERM_IN.
 PHASES = {"compile": (Trainer, "compile"), "evaluate": (Evaluator, "__call__")}
-load = data.load
+load, verify = data.load, data.verify
 
 
 def load_watched(*given, **options):
@@ -43,6 +43,12 @@ def load_watched(*given, **options):
 
     object.__setattr__(dataset.train, "take", watched)
     return dataset
+
+
+def verify_unwatched(*given, **options):
+    """What is read before training is not written down."""
+    verify(*given, **options)
+    open(log, "w").close()
 
 
 def advance(self, step):
@@ -78,7 +84,7 @@ def stopped_inside(phase):
 
 if os.environ.get("SIGTERM_IN"):
     stopped_inside(os.environ["SIGTERM_IN"])
-data.load = load_watched
+data.load, data.verify = load_watched, verify_unwatched
 Reporter.advance = advance
 sys.argv = [str(ROOT / "launch" / "main.py"), *flags]
 runpy.run_path(sys.argv[0], run_name="__main__")

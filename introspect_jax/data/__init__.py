@@ -109,7 +109,9 @@ def at_hand(config: ConfigDict) -> bool:
     return entry.at_hand(config) if hasattr(entry, "at_hand") else True
 
 
-def verify(dataset: Dataset, *, test: bool = True) -> None:
+def verify(
+    dataset: Dataset, *, test: bool = True, share: tuple[int, int] = (0, 1)
+) -> None:
     """Checks every image before training, so that none fails after it.
 
     What is held in memory is read; of what is not, a data set looks at its files.
@@ -117,12 +119,13 @@ def verify(dataset: Dataset, *, test: bool = True) -> None:
     Args:
       dataset: Of `load`.
       test: Whether the test split is needed.
+      share: `(i, n)`: every n-th example from i on, where n processes share them.
 
     Raises:
       UserError: An image that cannot be read, or a label out of range.
     """
     for split in SPLITS if test else SPLITS[:2]:
-        getattr(dataset, split).verify()
+        getattr(dataset, split).verify(share)
 
 
 def _load(config: ConfigDict) -> Dataset:

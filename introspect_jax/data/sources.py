@@ -120,17 +120,21 @@ class Source:
         numbers, known = self.numbers, self.identities
         return numbers if known is None else known[numbers]
 
-    def verify(self) -> None:
+    def verify(self, share: tuple[int, int] = (0, 1)) -> None:
         """Reads what is kept in memory, and checks the files of other sources.
+
+        Args:
+          share: `(i, n)`: every n-th example from i on, where n processes share them.
 
         Raises:
           UserError: an image that cannot be read, or a label out of range.
         """
+        positions = np.arange(share[0], len(self), share[1])
         if self.in_memory:
-            for start in range(0, len(self), _PIECE):
-                self.take(np.arange(start, min(start + _PIECE, len(self))))
+            for start in range(0, len(positions), _PIECE):
+                self.take(positions[start : start + _PIECE])
         elif self.check is not None:
-            self.check(self.numbers)
+            self.check(self.numbers[positions])
 
 
 @dataclasses.dataclass(frozen=True)
