@@ -13,7 +13,7 @@ _SAME_SECONDS = 1.0
 _last = float("-inf")
 
 
-def _is_new() -> bool:
+def is_new() -> bool:
     """Whether this Ctrl-C came more than a second after the last one."""
     global _last
     before, _last = _last, time.monotonic()
@@ -26,7 +26,7 @@ def install() -> None:
 
     def interrupt(number, frame):
         del number, frame
-        if _is_new():
+        if is_new():
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
@@ -53,7 +53,7 @@ def deferred(what: str) -> Iterator[None]:
     def remember(number, frame):
         del number, frame
         nonlocal pending
-        if not _is_new():
+        if not is_new():
             pending = True
             return
         if pending:

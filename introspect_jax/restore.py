@@ -1,5 +1,6 @@
 """Loads a trained network from the work folder of its run."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -99,7 +100,7 @@ def load_config(path: str) -> ConfigDict:
             )
         config.update(written)
         validate(config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).strip("'\"").splitlines()[0]
         raise UserError(
             f"{str(stored)!r} cannot be used by this version: {reason}"
@@ -209,9 +210,10 @@ def load(
     schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, schedule)
     mesh = make_mesh({}, devices)
-    restorer = Restorer(folder)
-    restored = restorer.restore_newest(abstract_state(config, method, optimizer, mesh))
-    restorer.close()
+    with contextlib.closing(Restorer(folder)) as restorer:
+        restored = restorer.restore_newest(
+            abstract_state(config, method, optimizer, mesh)
+        )
     if restored is None:
         raise UserError(f"{path!r} has no checkpoint yet; let the run train further")
     state, meta = restored

@@ -72,14 +72,11 @@ def run(
         and `train`.
     """
     if path is None:
-        try:
+        path = _gone(name, config) if dataset is None else None
+        if path is None:
             dataset = dataset or _load(config)
             known = {"data": dataset.identity.sha256} | teachers.digest(config)
             path = default_workdir(name, config, **known)
-        except UserError:
-            path = find_finished(name, config)  # its data or its teacher are gone
-            if path is None:
-                raise
     workdir = open_workdir(path, config)
     summary = _finished(workdir, config, dataset)
     if summary is not None:
@@ -123,6 +120,17 @@ def _load(config: ConfigDict) -> Dataset:
     return data.load(config.data, hold=jax.process_count() == 1)
 
 
+def _gone(name: str, config: ConfigDict) -> str | None:
+    """Returns the default folder of a finished run whose data or teacher do not exist
+    any more, so that it cannot be named by their digests; None for other runs."""
+    teacher = config.method.teacher
+    if jax.process_count() > 1 or (
+        data.at_hand(config.data) and (not teacher or absolute(teacher).exists())
+    ):
+        return None
+    return find_finished(name, config)
+
+
 def _finished(
     workdir: epath.Path, config: ConfigDict, dataset: Dataset | None
 ) -> dict[str, Any] | None:
@@ -135,13 +143,20 @@ def _finished(
     finished = workdir / "summary.json"
     if not finished.exists():
         return None
+    reason: object = "they are not where the config says"
     try:
         if dataset is None and data.at_hand(config.data):
             dataset = data.load(config.data, hold=False)
-    except UserError as error:
-        logging.warning("that the data are those of the run is not known: %s", error)
+    except Exception as error:  # a loader from outside may raise anything
+        reason = error
     if dataset is not None:
         restore.check_data(workdir, dataset)
+    else:
+        logging.warning(
+            "%s: its data were not compared with those of the config (%s)",
+            workdir,
+            reason,
+        )
     teachers.check_recorded(config, workdir)
     try:
         summary = json.loads(finished.read_text())

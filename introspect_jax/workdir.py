@@ -37,14 +37,18 @@ def find_finished(name: str, config: ConfigDict) -> str | None:
     """Returns the default folder of the finished run of this config, if there is
     exactly one.
 
-    For runs whose data are gone, so that their digest is not known.
+    For runs whose data or teacher are gone, so that their digests are not known. They
+    are told apart by where these were.
     """
     found = []
     for path in sorted(epath.Path("runs").glob(f"{name}-*")):
         if not (path / "summary.json").exists():
             continue
         with contextlib.suppress(UserError, OSError, ValueError):
-            if _difference(_stored_fields(path / "config.json"), config) == "":
+            before = _stored_fields(path / "config.json")
+            now = fields(_with_absolute_paths(config))
+            same_places = all(before.get(name) == now[name] for name in LOCATIONS)
+            if same_places and _difference(before, config) == "":
                 found.append(str(path))
     return found[0] if len(found) == 1 else None
 

@@ -15,16 +15,19 @@ import json
 import os
 import pathlib
 import socket
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from absl import logging
 from etils import epath
 
 from introspect_jax.errors import UserError
+from introspect_jax.processes import STOPPED
+from introspect_jax.train.files import writing
 
 NAME = ".writer"
 _BEAT_SECONDS, _BEAT_SECONDS_REMOTE = 5.0, 15.0
@@ -46,10 +49,11 @@ def only_writer(folder: epath.Path, flag: str = "--workdir") -> Iterator[None]:
     remote = "://" in os.fspath(folder)
     with contextlib.ExitStack() as stack:
         locked = False
-        if not remote:
-            file = stack.enter_context(open(folder / NAME, "a+b"))
-            locked = _lock(file, folder, flag)
         record = folder / NAME
+        if not remote:
+            with writing(record):
+                file = stack.enter_context(open(record, "a+b"))
+            locked = _lock(file, folder, flag)
         before = _read(record)
         # The kernel's word is the last one about processes of its own.
         if before and not (locked and before.get("kernel") == _kernel()):
@@ -62,14 +66,15 @@ def only_writer(folder: epath.Path, flag: str = "--workdir") -> Iterator[None]:
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "id": uuid.uuid4().hex,
         }
-        _write(record, mine, 0)
+        with writing(record):
+            _write(record, mine, 0)
         if not locked:
             time.sleep(_SETTLING_SECONDS)
             now = _read(record)
             if now and now.get("id") != mine["id"]:
                 raise _refusal(folder, now, flag)
         stack.callback(_clear, record, mine)
-        stack.enter_context(_beating(record, mine, beat))
+        stack.enter_context(_beating(record, mine, beat, alone=locked))
         yield
 
 
@@ -108,21 +113,30 @@ def _watch(
         now = _read(record)
         if now is None:
             return  # it has ended
-        if now != before:
+        if now and now != before:
             raise _refusal(folder, now, flag)
 
 
 @contextlib.contextmanager
 def _beating(
-    record: epath.Path, mine: dict[str, Any], seconds: float
+    record: epath.Path, mine: dict[str, Any], seconds: float, *, alone: bool
 ) -> Iterator[None]:
+    """Context in which the record is written anew every few seconds.
+
+    A writer that was stopped for longer than others wait may have been replaced. It
+    ends then, unless the lock of the kernel says that it is `alone`.
+    """
     done = threading.Event()
 
     def beat() -> None:
         count = 0
         while not done.wait(seconds):
             count += 1
-            with contextlib.suppress(OSError):  # a full disk is reported by others
+            # Stores have errors of their own; a full disk is reported by others.
+            with contextlib.suppress(Exception):
+                now = None if alone else _read(record)
+                if now and now.get("id") != mine["id"]:
+                    _replaced(record, now)
                 _write(record, mine, count)
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -132,6 +146,16 @@ def _beating(
     finally:
         done.set()
         thread.join()
+
+
+def _replaced(record: epath.Path, by: dict[str, Any]) -> NoReturn:
+    print(
+        f"error: {_who(by)} has taken over {os.fspath(record.parent)!r} while this "
+        "process did not respond; it continues there",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(STOPPED)
 
 
 def _write(record: epath.Path, mine: dict[str, Any], beats: int) -> None:
@@ -147,19 +171,22 @@ def _write(record: epath.Path, mine: dict[str, Any], beats: int) -> None:
 
 def _clear(record: epath.Path, mine: dict[str, Any]) -> None:
     """Empties the record when the writer ends."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(Exception):  # stores have errors of their own
         now = _read(record)
         if now and now.get("id") == mine["id"]:
             record.write_text("")
 
 
 def _read(record: epath.Path) -> dict[str, Any] | None:
-    """Returns the record of a writer that has not ended, or None."""
+    """Returns the record of a writer that has not ended, or None; an empty one if it
+    cannot be read now."""
     try:
-        value = json.loads(record.read_text())
-        return value if isinstance(value, dict) else None
-    except (OSError, ValueError):
+        text = record.read_text()
+        return json.loads(text) if text else None
+    except FileNotFoundError:
         return None
+    except Exception:  # stores have errors of their own; half a record is no JSON
+        return {}
 
 
 def _kernel() -> str:

@@ -10,6 +10,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from introspect_jax import interrupts
 from introspect_jax.errors import UserError
 from introspect_jax.machine import usable_cpus
 from studies.design import Study
@@ -251,6 +252,8 @@ class Runner:
         """The first Ctrl-C or SIGTERM saves and stops; a second one does not wait."""
 
         def stop(number: int, frame: Any) -> None:
+            if number == signal.SIGINT and not interrupts.is_new():
+                return  # the same one
             self._stop.value = 1
             for name in kept:
                 signal.signal(name, kept[name])

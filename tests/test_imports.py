@@ -17,7 +17,6 @@ ALLOWED = {
     "keys": set(),
     "interrupts": set(),
     "paths": set(),
-    "writer": set(),
     "processes": set(),
     "options": set(),
     "doors": {"options"},
@@ -39,6 +38,7 @@ ALLOWED = {
     "restore": {"config", "data", "methods", "models", "optimizers", "paths", "train"},
     "report": {"binding", "data", "explain", "models", "paths", "restore", "train"},
     "workdir": {"config", "paths", "processes", "train"},
+    "writer": {"processes", "train"},
     "teacher_data": {"config", "data", "restore"},
     "teachers": {"config", "data", "methods", "models", "paths", "processes"}
     | {"restore", "teacher_data", "train", "workdir"},

@@ -15,6 +15,7 @@ from introspect_jax import run as whole_run
 from introspect_jax.config import default_config, lock
 from introspect_jax.errors import UserError
 from introspect_jax.train import files
+from introspect_jax.train.checkpoint import Checkpoints
 
 CLASSES = ("ant", "bee", "cat")
 FEW = 12
@@ -170,12 +171,45 @@ def test_the_default_folder_goes_by_the_data(moved, monkeypatch):
     remove_image(moved / "elsewhere")
     assert whole_run.run("folder", config)["data_sha256"] != found["data_sha256"]
     assert len(os.listdir("runs")) == 2
-    # Without its data a run has no name, and there are two.
+    # Without its data a run has no name: it is known by where they were.
     shutil.rmtree(moved / "elsewhere")
+    assert whole_run.run("folder", config)["data_sha256"] != found["data_sha256"]
+    config.data.data_dir = str(moved / "typo")
     with pytest.raises(UserError, match="no folder"):
         whole_run.run("folder", config)
-    shutil.rmtree(moved / "runs" / first)
-    assert whole_run.run("folder", config)["data_sha256"] != found["data_sha256"]
+    config.data.data_dir = str(moved / "data")
+    assert whole_run.run("folder", config) == found
+
+
+def test_another_teacher_is_never_answered_by_a_finished_student(moved, monkeypatch):
+    monkeypatch.chdir(moved)
+    config = config_of(moved, **{"method.name": "kd", "seed": 1})
+    config.method.teacher = str(moved / "run")
+    found = whole_run.run("folder", config)
+    for path, says in (("typo", "is not the work folder"), ("half", "is not finished")):
+        config.method.teacher = str(moved / path)
+        if path == "half":
+            shutil.copytree(moved / "run", moved / "half")
+            (moved / "half" / "summary.json").unlink()
+        with pytest.raises(UserError, match=says):
+            whole_run.run("folder", config)
+    config.method.teacher = str(moved / "run")
+    shutil.rmtree(moved / "run")
+    assert whole_run.run("folder", config) == found
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_damaged(moved, monkeypatch):
+    (moved / "run" / "summary.json").unlink()
+    before = contents(moved)
+
+    def failing(*arguments):
+        raise ValueError('PERMISSION_DENIED: Error opening "cast" driver')
+
+    monkeypatch.setattr(Checkpoints, "_restore", failing)
+    with pytest.raises(UserError, match=r"cannot be read .*nothing was changed"):
+        run(moved)
+    after = contents(moved)
+    assert {n for n in after if after[n] != before[n]} <= {"run/config.json"}
 
 
 def test_a_run_without_digests_is_explained(moved):

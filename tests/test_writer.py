@@ -140,6 +140,29 @@ def test_the_record_beats(tmp_path, monkeypatch, quick_beats):
         assert len(beats) == 3
 
 
+def test_one_that_was_replaced_ends(tmp_path, monkeypatch, quick_beats):
+    """It was stopped for longer than another one waited, where there are no locks."""
+    no_locks(monkeypatch)
+    ended = threading.Event()
+
+    def leave(code):
+        assert code == 75
+        ended.set()
+        raise SystemExit
+
+    monkeypatch.setattr(writer.os, "_exit", leave)
+    with only_writer(epath.Path(tmp_path)):
+        write_record(tmp_path)
+        assert ended.wait(10)
+    assert "far" in (tmp_path / writer.NAME).read_text()
+
+
+def test_a_folder_of_someone_else(tmp_path, monkeypatch):
+    (tmp_path / writer.NAME).mkdir()
+    with pytest.raises(UserError, match="cannot be written"):
+        hold(tmp_path)
+
+
 def test_a_full_disk_does_not_end_the_writer(tmp_path, monkeypatch, quick_beats):
     monkeypatch.setattr(writer, "_BEAT_SECONDS", 0.05)
     with only_writer(epath.Path(tmp_path)):

@@ -10,8 +10,8 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from etils import epath
@@ -19,12 +19,15 @@ from etils import epath
 if TYPE_CHECKING:
     from introspect_jax.data.sources import Source
 
+T = TypeVar("T")
+R = TypeVar("R")
 # Files that together are no larger, and no more, are read in whole; of others only
 # names and sizes are known.
 _CHEAP_BYTES, _CHEAP_FILES = 100_000_000, 10_000
 # Waiting for a disk or an object store is most of what a small file costs.
 THREADS = 16
-_PIECE = 4096
+_PIECE = 4096  # examples in memory
+_FILES_AT_ONCE = 256
 _SHOWN = 3
 
 
@@ -77,6 +80,9 @@ class Identity:
 
     def _differing(self, now: Mapping[str, Part]) -> str:
         names = [n for n in {**self.parts, **now} if self.parts.get(n) != now.get(n)]
+        counts = {**now, **self.parts}
+        # A change of one part may change how the files of all are known.
+        names.sort(key=lambda n: n in now and counts[n].examples == now[n].examples)
         shown = []
         for name in names[:_SHOWN]:
             then, here = self.parts.get(name), now.get(name)
@@ -158,13 +164,11 @@ def of_files(
       OSError: A file is not there or cannot be read.
     """
     paths = {os.fspath(path): path for files in groups.values() for _, path in files}
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        sizes = dict(zip(paths, pool.map(_size, paths.values()), strict=True))
-        cheap = len(sizes) <= _CHEAP_FILES and sum(sizes.values()) <= _CHEAP_BYTES
-        bytes_of: Iterable[str] = [""] * len(paths)
-        if cheap:
-            bytes_of = pool.map(lambda path: _sha256(path.read_bytes()), paths.values())
-        contents = dict(zip(paths, bytes_of, strict=True))
+    sizes = dict(zip(paths, in_threads(file_size, [*paths.values()]), strict=True))
+    contents = dict.fromkeys(paths, "")
+    if len(sizes) <= _CHEAP_FILES and sum(sizes.values()) <= _CHEAP_BYTES:
+        digests = in_threads(lambda p: _sha256(p.read_bytes()), [*paths.values()])
+        contents = dict(zip(paths, digests, strict=True))
     parts = {}
     for group, files in groups.items():
         lines = [
@@ -176,8 +180,23 @@ def of_files(
     return parts
 
 
-def _size(path: epath.Path) -> int:
-    return path.stat().length
+def in_threads(function: Callable[[T], R], values: Sequence[T]) -> list[R]:
+    """Maps a function that waits for disks over many values, in order."""
+
+    def piece(start: int) -> list[R]:
+        return [function(value) for value in values[start : start + _FILES_AT_ONCE]]
+
+    # A task for each value would take more memory than the values.
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        pieces = pool.map(piece, range(0, len(values), _FILES_AT_ONCE))
+        return [result for results in pieces for result in results]
+
+
+def file_size(path: epath.Path) -> int:
+    """Size in bytes."""
+    if "://" in os.fspath(path):
+        return path.stat().length
+    return os.stat(path).st_size  # epath also looks up the names of the owners
 
 
 def _sha256(data: bytes) -> str:

@@ -1,15 +1,14 @@
 """Finds the images below a folder and checks them before they are read."""
 
-import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import logging
 from etils import epath
 
-from introspect_jax.data.identity import THREADS
+from introspect_jax.data.identity import file_size, in_threads
 from introspect_jax.data.images import SUFFIXES, check_header, decode
 from introspect_jax.errors import UserError
 
@@ -61,9 +60,7 @@ def check_files(paths: Sequence[epath.Path]) -> None:
     Raises:
       UserError: One is no image.
     """
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(_check, paths):
-            pass  # an error in a thread is raised here
+    in_threads(_check, paths)
 
 
 def read_image(
@@ -83,7 +80,7 @@ def read_image(
 def _check(path: epath.Path) -> None:
     try:
         with path.open("rb") as file:
-            check_header(file, path.stat().length)
+            check_header(file, file_size(path))
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -106,27 +103,48 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
                 yield path
         return
     above = os.path.realpath(os.path.dirname(folder))
-    seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    seen: set[str] = set()
+    waiting = [os.fspath(folder)]
+    while waiting:
+        parent = waiting.pop()
         real = os.path.realpath(parent)
         # A link to what was seen, or to a folder around this one.
         if real in seen or os.path.join(above, "").startswith(os.path.join(real, "")):
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.startswith("."):
+        for entry in _entries(parent):
+            if entry.name.startswith("."):
                 continue
-            path = os.path.join(parent, name)
+            # What is no link costs no further look at the disk.
+            if _holds(entry.is_dir):
+                waiting.append(entry.path)
             # Not for what else there is: a named pipe is waited for without end.
-            if os.path.isfile(path):
-                yield epath.Path(path)
-            elif name.lower().endswith(SUFFIXES):
+            elif _holds(entry.is_file):
+                yield epath.Path(entry.path)
+            elif entry.name.lower().endswith(SUFFIXES):
                 raise UserError(
-                    f"the image {path!r} is not a file (a broken link?); repair or "
-                    "remove it"
+                    f"the image {entry.path!r} is not a file (a broken link?); repair "
+                    "or remove it"
                 )
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """Whether it is so; not of links in a loop, of which the system says nothing."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """Lists a folder in the order of names."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder!r} cannot be listed ({error.strerror})"
+        ) from error
 
 
 def _below(path: epath.Path, folder: epath.Path) -> str:

@@ -56,7 +56,7 @@ def load(config) -> Dataset:
         test=test,
         class_names=tuple(labels.int2str(i) for i in range(labels.num_classes)),
         image_shape=shape,
-        parts=_parts(builder),
+        parts=_parts(builder, (config.train_split, config.test_split)),
     )
 
 
@@ -68,9 +68,10 @@ def at_hand(config) -> bool:
         return False
 
 
-def _parts(builder) -> dict[str, identity.Part]:
-    """Computes the parts from the record files of every split."""
-    splits = builder.info.splits
+def _parts(builder, specs) -> dict[str, identity.Part]:
+    """Computes the parts from the record files of the splits that are read."""
+    names = {part.splitname for spec in specs for part in _absolute(builder, spec)}
+    splits = {name: builder.info.splits[name] for name in sorted(names)}
     groups = {
         f"split {name!r}": [
             (os.path.basename(path), epath.Path(path)) for path in split.filepaths
@@ -90,8 +91,6 @@ def _parts(builder) -> dict[str, identity.Part]:
 def _identities(builder, split: str) -> np.ndarray:
     """Numbers the records of a split, such as `train[:80%]`, among those of all whole
     splits."""
-    from tensorflow_datasets.core import ReadInstruction
-
     splits = builder.info.splits
     counts = [splits[name].num_examples for name in sorted(splits)]
     first = dict(zip(sorted(splits), np.cumsum([0, *counts]), strict=False))
@@ -99,9 +98,16 @@ def _identities(builder, split: str) -> np.ndarray:
         [
             first[part.splitname]
             + np.arange(part.from_ or 0, part.to or splits[part.splitname].num_examples)
-            for part in ReadInstruction.from_spec(split).to_absolute(splits)
+            for part in _absolute(builder, split)
         ]
     )
+
+
+def _absolute(builder, split: str):
+    """Returns the records of a split, such as `train[:80%]`, as parts of whole ones."""
+    from tensorflow_datasets.core import ReadInstruction
+
+    return ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
 
 
 def _features(builder, config) -> tuple[str, str, tuple[int, int, int]]:

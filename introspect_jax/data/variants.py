@@ -41,7 +41,10 @@ def with_noise(dataset: Dataset, share: float) -> Dataset:
     def noisy(source: Source) -> Source:
         def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             images, labels = source.read(numbers)
-            return images, ((labels + shifts[numbers]) % classes).astype(np.int32)
+            changed = (labels + shifts[numbers]) % classes
+            # Labels out of range stay so, and are found where all labels are checked.
+            labels = np.where(shifts[numbers] > 0, changed, labels)
+            return images, labels.astype(np.int32)
 
         return dataclasses.replace(source, read=read)
 

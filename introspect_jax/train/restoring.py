@@ -23,7 +23,15 @@ from introspect_jax.train.state import TrainState, state_sha256
 
 Meta = dict[str, Any]
 # Of the machine, not of the file.
-_NOT_DAMAGE = (errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOSPC)
+_NOT_DAMAGE = (
+    *(errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOSPC),
+    *(errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT),
+)
+# How the messages of TensorStore begin, which has no other errors than ValueError.
+_UNREADABLE = (
+    *("PERMISSION_DENIED", "UNAVAILABLE", "UNAUTHENTICATED", "DEADLINE_EXCEEDED"),
+    "RESOURCE_EXHAUSTED",
+)
 
 
 class Restorer:
@@ -66,7 +74,13 @@ class Restorer:
           UserError: there are checkpoints, and all are damaged, or the newest is of
             another network.
         """
-        return self._first_intact(self._steps()[::-1], like)
+        steps = self._steps()
+        restored = self._first_intact(steps[::-1], like)
+        if restored is None and steps and self._manager:
+            # The run went on meanwhile, and has deleted all of these.
+            self._manager.reload()
+            restored = self._first_intact(self._steps()[::-1], like)
+        return restored
 
     def restore_all(self, like: TrainState) -> Iterator[tuple[int, TrainState]]:
         """Yields step and state of every intact checkpoint, in order."""
@@ -90,8 +104,7 @@ class Restorer:
             except (MemoryError, UserError):
                 raise
             except Exception as error:  # a damaged file fails in any way it likes
-                machine = isinstance(error, OSError) and error.errno in _NOT_DAMAGE
-                if machine or isinstance(error, jax.errors.JaxRuntimeError):
+                if _is_of_the_machine(error):
                     raise UserError(
                         f"the checkpoint of step {step} cannot be read ({error}); "
                         "nothing was changed: run the same command again when it can"
@@ -159,6 +172,15 @@ class Restorer:
             f"{here.get(name, 'not there')} here; use the code and data that it was "
             "written by, or another work folder"
         )
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether a checkpoint could not be read, which may be intact."""
+    if isinstance(error, OSError):
+        network = isinstance(error, ConnectionError | TimeoutError)
+        return network or error.errno in _NOT_DAMAGE
+    device = isinstance(error, jax.errors.JaxRuntimeError)
+    return device or str(error).startswith(_UNREADABLE)
 
 
 def describe_arrays(state: Any) -> dict[str, str]:

@@ -76,7 +76,7 @@ def test_prepared_data(prepared):
     assert before == prepared("two", images, labels).identity
     other = prepared("three", images, np.roll(labels, 1)).identity
     assert before.difference(other) == (
-        "split 'train' has other examples; split 'test' has other examples"
+        "split 'test' has other examples; split 'train' has other examples"
     )
 
 

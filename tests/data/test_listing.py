@@ -1,6 +1,8 @@
 """Folders of images as people have them."""
 
+import dataclasses
 import io
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from introspect_jax import data
 from introspect_jax.config import default_config
+from introspect_jax.data.variants import with_noise
 from introspect_jax.errors import UserError
 
 LEVELS = {"ant": 40, "bee": 120, "cat": 200}
@@ -107,6 +110,37 @@ def test_labels_of_a_split_in_memory_are_looked_at_too(config, folder):
     )
     with pytest.raises(UserError, match=r"labels must lie in 0\.\.9, got 1\.\.10"):
         data.verify(dataset)
+
+
+def test_folders_that_cannot_be_listed_and_owners_without_a_name(
+    folder, config, monkeypatch
+):
+    for path in folder.glob("ant/*"):
+        os.chown(path, 54321, 54321)
+    data.verify(data.load(config))
+    (folder / "bee" / "closed").mkdir()
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match=r"bee/closed' cannot be listed \(Permission"):
+        data.load(config)
+
+
+def test_labels_out_of_range_are_found_with_noise_too(config):
+    config.name, config.data_dir, config.load_size = "digits", "", 0
+    dataset = data.load(config)
+    read = dataset.train.read
+    source = dataclasses.replace(
+        dataset.train, read=lambda numbers: (read(numbers)[0], read(numbers)[1] * 0 - 1)
+    )
+    noisy = with_noise(dataclasses.replace(dataset, train=source), 0.3).train
+    with pytest.raises(UserError, match=r"labels must lie in 0\.\.9, got -1"):
+        noisy.take(np.arange(50))
 
 
 def test_the_home_folder(folder, config, monkeypatch):

@@ -61,6 +61,7 @@ def finished(kept, digits_config):
 def test_work_folder(finished):
     names = {p.name for p in finished.iterdir()}
     assert names == {
+        ".writer",  # empty: nobody writes there any more
         "config.json",
         "data.json",
         "metrics.jsonl",
