@@ -140,6 +140,7 @@ def test_the_record_beats(tmp_path, monkeypatch, quick_beats):
         assert len(beats) == 3
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_one_that_was_replaced_ends(tmp_path, monkeypatch, quick_beats):
     """It was stopped for longer than another one waited, where there are no locks."""
     no_locks(monkeypatch)
