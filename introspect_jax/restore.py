@@ -138,7 +138,24 @@ def read_facts(folder: epath.Path) -> dict[str, Any] | None:
 def recorded_identity(facts: dict[str, Any]) -> Identity | None:
     """Returns the identity of the data, or None for a run of a version that did not
     record it."""
-    return Identity.from_json(facts) if "parts" in facts else None
+    if "parts" not in facts:
+        return None
+    try:
+        return Identity.from_json(facts)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"data.json is damaged (its parts are none: {error}); restore or remove it"
+        ) from error
+
+
+def differing_facts(facts: dict[str, Any], dataset: Dataset, *names: str) -> str:
+    """Describes the first of the named facts that differs for these data; empty if
+    none does."""
+    now = dataset.describe()
+    for name in names:
+        if facts[name] != now[name]:
+            return f"{name} is {now[name]}, not {facts[name]}"
+    return ""
 
 
 def check_data(folder: epath.Path, dataset: Dataset) -> None:
@@ -150,14 +167,14 @@ def check_data(folder: epath.Path, dataset: Dataset) -> None:
     facts = read_facts(folder)
     if facts is None:
         return
-    before, now = recorded_identity(facts), dataset.describe()
+    before = recorded_identity(facts)
     if before is not None:
         difference = before.difference(dataset.identity)
     else:
-        difference = differing_classes(facts["class_names"], now["class_names"])
-    for name in ("image_shape", "dtype", "examples"):
-        if not difference and facts[name] != now[name]:
-            difference = f"{name} is {now[name]}, not {facts[name]}"
+        difference = differing_classes(facts["class_names"], dataset.class_names)
+    difference = difference or differing_facts(
+        facts, dataset, "image_shape", "dtype", "examples"
+    )
     if difference:
         raise UserError(
             f"the data are not those that the run in {str(folder)!r} was trained on: "

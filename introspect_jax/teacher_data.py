@@ -10,7 +10,7 @@ from introspect_jax.config import fields
 from introspect_jax.data.identity import Identity, differing_classes
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
-from introspect_jax.restore import read_facts, recorded_identity
+from introspect_jax.restore import differing_facts, read_facts, recorded_identity
 
 # A network is given what these make of an image, so they are the same for both.
 _INPUTS = ("data.load_size", "data.image_size", "data.mean", "data.std")
@@ -54,14 +54,11 @@ def check_fits(
         )
         return
     difference = differing_classes(facts["class_names"], dataset.class_names)
-    now = dataset.describe()
-    for name in ("image_shape", "dtype"):
-        if not difference and facts[name] != now[name]:
-            difference = f"images with {name} {now[name]}, not {facts[name]}"
+    difference = difference or differing_facts(facts, dataset, "image_shape", "dtype")
     if difference:
         raise UserError(
-            f"the teacher {str(folder)!r} was trained on other data: here are "
-            f"{difference}"
+            f"the teacher {str(folder)!r} was trained on other data (here: "
+            f"{difference})"
         )
     seen = _seen(config, taught, recorded_identity(facts), dataset)
     if seen:

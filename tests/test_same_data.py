@@ -258,6 +258,16 @@ def test_a_flipped_bit_of_what_is_known_of_the_data(moved):
     assert (moved / "run" / "checkpoints" / "4").exists()
 
 
+@pytest.mark.parametrize("parts", [3, {"a": 3}, {"a": {"size": 1}}, {"a": {}}])
+def test_parts_that_are_none(moved, parts):
+    """In a file that somebody else wrote."""
+    stored = moved / "run" / "data.json"
+    files.write_json(stored, files.read_json(stored) | {"parts": parts})
+    loaded = restore.load(str(moved / "run"), data_dir=str(moved / "data"))
+    with pytest.raises(UserError, match=r"data\.json is damaged"):
+        _ = loaded.dataset
+
+
 def test_another_network_is_not_a_damaged_checkpoint(moved, monkeypatch):
     """The code of one's own network has changed, and the config has not."""
     (moved / "run" / "summary.json").unlink()

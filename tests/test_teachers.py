@@ -183,8 +183,8 @@ def test_a_teacher_that_does_not_fit(trained, student, tmp_path, changes, says):
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (tuple("0123456789ab"), "here are 12 classes, not 10; new: 'a', 'b'"),
-        (tuple("012345678x"), "here are new: 'x'; gone: '9'"),
+        (tuple("0123456789ab"), "here: 12 classes, not 10; new: 'a', 'b'"),
+        (tuple("012345678x"), "here: new: 'x'; gone: '9'"),
         (tuple("1023456789"), "the classes are in another order"),
     ],
 )
