@@ -35,6 +35,16 @@ def define_config_flag() -> None:
     )
 
 
+def define_cpu_flag() -> None:
+    """Defines `--fast_cpu`."""
+    flags.DEFINE_bool(
+        "fast_cpu",
+        True,
+        "Settings with which JAX is faster on CPUs (introspect_jax/cpu.py); results "
+        "agree to rounding.",
+    )
+
+
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; a UserError ends the command in one line."""
 

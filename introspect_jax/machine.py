@@ -36,13 +36,13 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def describe_device() -> dict[str, Any]:
-    """Returns platform, kind and number of the devices, and the processors of the
-    host."""
+def describe_device(count: int) -> dict[str, Any]:
+    """Returns platform, kind and number of the devices of a run, and the processors of
+    the host."""
     return {
         "platform": jax.default_backend(),
         "kind": jax.devices()[0].device_kind,
-        "count": jax.device_count(),
+        "count": count,
         "host_cpus": os.cpu_count(),
         "cpus_used": len(usable_cpus()),
         "cpu_model": _cpu_model(),

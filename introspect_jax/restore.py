@@ -21,7 +21,7 @@ from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.models import init_variables, make_logits_fn
 from introspect_jax.paths import absolute
-from introspect_jax.train.devices import make_mesh
+from introspect_jax.train.devices import make_mesh, sharing
 from introspect_jax.train.files import read_json
 from introspect_jax.train.restoring import Restorer
 from introspect_jax.train.state import deployed_variables
@@ -198,7 +198,7 @@ def load(
     Args:
       path: The folder, `~` for the home folder included, or `gs://`.
       dataset: What the run was trained on, if it is at hand.
-      devices: To hold the network, by default all.
+      devices: To hold the network, by default as many as can share batches of the run.
       data_dir: Where its data lie now, if not where they were.
 
     Raises:
@@ -226,6 +226,8 @@ def load(
     method = methods.make(config.method, context)
     schedule = optimizers.make_schedule(config.optimizer, config.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+    if devices is None:
+        devices = sharing(config.batch_size, config.eval_batch_size)
     mesh = make_mesh({}, devices)
     with contextlib.closing(Restorer(folder)) as restorer:
         restored = restorer.restore_newest(

@@ -23,6 +23,7 @@ from introspect_jax.train.check import check
 from introspect_jax.train.devices import at_hand, make_mesh
 from introspect_jax.train.files import write_json
 from introspect_jax.train.loop import Result, never, train
+from introspect_jax.train.parallel import choose_devices
 from introspect_jax.train.progress import Reporter, read_cost
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.train.trainer import Trainer, build
@@ -30,6 +31,8 @@ from introspect_jax.workdir import (
     default_workdir,
     find_finished,
     open_workdir,
+    record_settings,
+    recorded_settings,
     write_config,
 )
 from introspect_jax.writer import only_writer
@@ -92,7 +95,9 @@ def run(
             )
         folder = absolute(teacher_folder) if teacher_folder else None
         teacher = teachers.find(name, config, workdir, dataset, folder)
-        trainer = build(config, dataset, teacher=teacher.model if teacher else None)
+        devices = choose_devices(config, recorded_settings(workdir).get("devices", 0))
+        network = teacher.model if teacher else None
+        trainer = build(config, dataset, devices, teacher=network)
         check(trainer)
         if pictures:
             figures.check(trainer.method.model, config)
@@ -100,6 +105,7 @@ def run(
         data.verify(dataset, test=config.evaluate_test, share=share)
         if processes.is_first():
             write_config(workdir, config, dataset.describe())
+        record_settings(workdir, trainer.parallel.settings())
 
         def train_first(name: str, config: ConfigDict, path: str) -> None:
             run(name, config, path, should_stop=should_stop)
@@ -188,7 +194,7 @@ def _finish(
     scores = _test(trainer, dataset, variables) if config.evaluate_test else None
     summary = {
         "name": name,
-        **_describe(config, dataset, result, scores),
+        **_describe(trainer, dataset, result, scores),
         "parameters": sum(x.size for x in jax.tree.leaves(last["params"])),
         "cost": read_cost(workdir),
         "teacher": teachers.read_record(workdir),
@@ -221,9 +227,10 @@ def _test(
 
 
 def _describe(
-    config: ConfigDict, dataset: Dataset, result: Result, scores: dict | None
+    trainer: Trainer, dataset: Dataset, result: Result, scores: dict | None
 ) -> dict[str, Any]:
     """Returns the part of `summary.json` that every run has."""
+    config = trainer.config
     return {
         "method": config.method.name,
         "seed": config.seed,
@@ -236,7 +243,7 @@ def _describe(
         "data_sha256": dataset.identity.sha256,
         "state_sha256": result.state_sha256,
         "versions": describe_versions(),
-        "device": describe_device(),
+        "device": describe_device(trainer.parallel.mesh.size),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 

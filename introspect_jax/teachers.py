@@ -13,7 +13,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from introspect_jax import methods, models
+from introspect_jax import cpu, methods, models
 from introspect_jax.config import default_config, lock
 from introspect_jax.data.batches import padded_batches
 from introspect_jax.data.sources import Dataset
@@ -144,7 +144,7 @@ def mean_probs(run: Run, temperature: float) -> np.ndarray:
       run: of the teacher.
       temperature: of its softmax.
     """
-    probs_fn = jax.jit(lambda x: jax.nn.softmax(run.logits_fn(x) / temperature))
+    probs_fn = cpu.jit(lambda x: jax.nn.softmax(run.logits_fn(x) / temperature))
     classes = len(run.class_names)
     sums, counts = np.zeros((classes, classes)), np.zeros(classes)
     for pixels, labels, count in padded_batches(

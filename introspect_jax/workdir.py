@@ -5,6 +5,7 @@ import json
 import os
 from typing import Any
 
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -19,7 +20,10 @@ from introspect_jax.config import (
 from introspect_jax.errors import UserError
 from introspect_jax.paths import absolute, check_writable_name
 from introspect_jax.processes import is_first
-from introspect_jax.train.files import write_checked_json, write_text
+from introspect_jax.train.files import read_json, write_checked_json, write_text
+
+# What the bits of a run depend on beside its config.
+_SETTINGS = "settings.json"
 
 
 def default_workdir(name: str, config: ConfigDict, **known: str) -> str:
@@ -123,6 +127,39 @@ def write_config(
     """
     write_checked_json(workdir / "data.json", about)
     write_text(workdir / "config.json", to_json(_with_absolute_paths(config)))
+
+
+def recorded_settings(workdir: epath.Path) -> dict[str, Any]:
+    """Returns the settings that the run was begun with (`Global.settings`), empty if
+    there are none.
+
+    Raises:
+      UserError: Their file is damaged.
+    """
+    stored = workdir / _SETTINGS
+    return read_json(stored) if stored.exists() else {}
+
+
+def record_settings(workdir: epath.Path, settings: dict[str, Any]) -> None:
+    """Records the settings of a run that begins. Of a run that is continued with
+    others, says that it will not give the bits that it would have given."""
+    before = recorded_settings(workdir)
+    if not before:
+        if is_first():
+            write_checked_json(workdir / _SETTINGS, settings)
+        return
+    changed = [
+        f"{name}: {before.get(name, 'none')} there, {settings.get(name, 'none')} here"
+        for name in sorted(before.keys() | settings.keys())
+        if before.get(name) != settings.get(name)
+    ]
+    if changed:
+        logging.warning(
+            "%s: the run was begun with other settings (%s); it goes on, and agrees "
+            "with an uninterrupted one to rounding, not bit for bit",
+            workdir,
+            "; ".join(changed),
+        )
 
 
 def _with_absolute_paths(config: ConfigDict) -> ConfigDict:

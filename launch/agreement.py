@@ -21,6 +21,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("output", None, "Folder for page, table and figure.")
 flags.DEFINE_string("data", "", "What the page calls the data.")
 flags.DEFINE_integer("num_images", 1000, "Images of the validation split.")
+cli.define_cpu_flag()
 
 
 def main() -> None:
@@ -30,9 +31,12 @@ def main() -> None:
     if FLAGS.num_images < 1:
         raise UserError(f"--num_images must be at least 1, got {FLAGS.num_images}")
     # Read late: a mistyped flag is answered before JAX is started.
+    from introspect_jax import cpu
     from introspect_jax.paths import absolute
     from studies.agreement import agreement
 
+    if FLAGS.fast_cpu:
+        cpu.switch_on(devices=False)  # its batches are not divided
     output = absolute(FLAGS.output)
     agreement(
         FLAGS.workdir,

@@ -36,6 +36,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("num_examples", 16, "Test images in the pictures.")
 flags.DEFINE_integer("metric_images", 64, "Test images that metrics are taken over.")
 flags.DEFINE_string("images", None, "Folder of one's own PNG and JPEG images instead.")
+cli.define_cpu_flag()
 
 
 def main() -> None:
@@ -46,10 +47,13 @@ def main() -> None:
         if FLAGS[name].value < 1:
             raise UserError(f"--{name} must be at least 1, got {FLAGS[name].value}")
     # Read late: a mistyped flag is answered before JAX is started.
+    from introspect_jax import cpu
     from introspect_jax.paths import absolute
     from introspect_jax.report.explain_run import explain_run, show
     from introspect_jax.restore import load
 
+    if FLAGS.fast_cpu:
+        cpu.switch_on(devices=False)  # its batches are not divided
     run = load(FLAGS.workdir, data_dir=FLAGS.data_dir)
     config = for_pictures(run.config)
     config.explanation = FLAGS.explanation or config.explanation

@@ -31,16 +31,19 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("num_processes", None, "How many processes share the run.")
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+cli.define_cpu_flag()
 
 
 def main() -> None:
     name, config = cli.read_config()
     # Read late: a mistyped flag is answered before JAX is started.
-    from introspect_jax import processes
+    from introspect_jax import cpu, processes
     from introspect_jax.machine import enable_compilation_cache
     from introspect_jax.run import run
 
     enable_compilation_cache()
+    if FLAGS.fast_cpu:
+        cpu.switch_on()
     processes.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     with processes.until_sigterm() as should_stop:
         run(name, config, FLAGS.workdir, should_stop=should_stop)

@@ -26,6 +26,7 @@ flags.DEFINE_integer(
 flags.DEFINE_bool(
     "dry_run", False, "Only count the runs and, from a few timed steps, their hours."
 )
+cli.define_cpu_flag()
 flags.DEFINE_list("done", [], "Folders of results/ whose runs are not done again.")
 
 
@@ -36,7 +37,11 @@ def main() -> None:
     # Read late: a mistyped flag is answered before JAX is started.
     from studies.command import dry_run, run
 
-    options = {"workers": FLAGS.workers, "done": FLAGS.done}
+    options = {
+        "workers": FLAGS.workers,
+        "done": FLAGS.done,
+        "fast_cpu": FLAGS.fast_cpu,
+    }
     if FLAGS.dry_run:
         dry_run(FLAGS.study, FLAGS.workdir, **options)
     else:

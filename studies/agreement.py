@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from introspect_jax import cpu
 from introspect_jax.errors import UserError
 from introspect_jax.explain import render
 from introspect_jax.explain.agreement import agreement_beyond, rank_agreement
@@ -71,7 +72,7 @@ def agreement(
     check_fits(run.config, taught.config, absolute(teacher), run.dataset)
     pixels, labels = _examples(run, workdir, num_images)
     images = run.preprocess(pixels)
-    teacher_logits = jax.jit(_logits(taught.model))
+    teacher_logits = cpu.jit(_logits(taught.model))
     responses = _in_batches(teacher_logits, taught.variables, images)
     functions = _functions(run.model)
     top1 = float(np.mean(responses.argmax(-1) == labels))
@@ -124,9 +125,9 @@ def _logits(model: nn.Module) -> Function:
 def _functions(model: nn.Module) -> dict[str, Function]:
     """Form -> jitted `(variables, images, labels) -> similarities`; the logits too."""
     key = jax.random.key(0)
-    functions: dict[str, Function] = {OWN_LOGITS: jax.jit(_logits(model))}
+    functions: dict[str, Function] = {OWN_LOGITS: cpu.jit(_logits(model))}
     for name, form in FORMS.items():
-        functions[name] = jax.jit(
+        functions[name] = cpu.jit(
             lambda variables, images, labels, form=form: form(
                 model, variables, images, labels, key
             )

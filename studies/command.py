@@ -20,6 +20,7 @@ def run(
     workers: int = 1,
     time_budget: float | None = None,
     done: Sequence[str] = (),
+    fast_cpu: bool = True,
 ) -> None:
     """Does the missing runs of a study until the time budget is spent.
 
@@ -29,13 +30,21 @@ def run(
       workers: Number of simultaneous runs.
       time_budget: In seconds.
       done: Folders of results whose runs are not repeated.
+      fast_cpu: Whether the runs use the settings for CPUs.
 
     Raises:
       UserError: The study or the folder is invalid, or runs failed.
     """
     name, study = load_study(path)
     records = Records(workdir, name, file_name(study.config))
-    runner = Runner(study, records, workers=workers, time_budget=time_budget, done=done)
+    runner = Runner(
+        study,
+        records,
+        workers=workers,
+        time_budget=time_budget,
+        done=done,
+        fast_cpu=fast_cpu,
+    )
     failed = runner.run()
     missing = runner.missing()
     console = Console(highlight=False, soft_wrap=True)
@@ -58,7 +67,12 @@ def run(
 
 
 def dry_run(
-    path: str, workdir: str, *, workers: int = 1, done: Sequence[str] = ()
+    path: str,
+    workdir: str,
+    *,
+    workers: int = 1,
+    done: Sequence[str] = (),
+    fast_cpu: bool = True,
 ) -> float:
     """Prints the number of runs and their hours, estimated from a few timed steps.
 
@@ -67,7 +81,7 @@ def dry_run(
     """
     name, study = load_study(path)
     records = Records(workdir, name, file_name(study.config))
-    runner = Runner(study, records, workers=workers, done=done)
+    runner = Runner(study, records, workers=workers, done=done, fast_cpu=fast_cpu)
     figures = runner.estimate()
     rows: dict[tuple[str, str, str], list[float]] = collections.defaultdict(list)
     finished = records.summaries()

@@ -43,6 +43,7 @@ class Runner:
         workers: int = 1,
         time_budget: float | None = None,
         done: Sequence[str] = (),
+        fast_cpu: bool = True,
     ):
         """A runner.
 
@@ -52,6 +53,7 @@ class Runner:
           workers: processes, on CPUs each with its share of the cores.
           time_budget: seconds after which all has stopped; None for no limit.
           done: folders of results whose runs count as done.
+          fast_cpu: whether workers switch on the settings for CPUs.
 
         Raises:
           UserError: an invalid study, numbers out of range, or a folder of `done`
@@ -71,7 +73,7 @@ class Runner:
         for folder in done:
             records.count_results(folder, planned)
         self._cores = cores
-        self._count = workers
+        self._count, self._fast_cpu = workers, fast_cpu
         self._context = multiprocessing.get_context("spawn")  # JAX has threads
         # Shared with the workers, without a lock: a worker that is killed while it
         # holds one would stop all others for good.
@@ -192,7 +194,9 @@ class Runner:
         if self._count > 1:
             share = [c for i, c in enumerate(self._cores) if i % self._count == slot]
         process = self._context.Process(
-            target=work, args=(there, self._stop, share), daemon=True
+            target=work,
+            args=(there, self._stop, share, self._fast_cpu),
+            daemon=True,
         )
         # Blocked in the new process for good: what a terminal or a scheduler sends to
         # all processes is for the study, which tells its workers to save. (The tracker

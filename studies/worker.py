@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from introspect_jax import data
+from introspect_jax import cpu, data
 from introspect_jax import run as whole_run
 from introspect_jax.config import lock
 from introspect_jax.data.sources import Dataset
@@ -26,7 +26,9 @@ from studies.timing import time_config
 Message = tuple[str, str, Any]
 
 
-def work(connection: Connection, stop: Any, cpus: list[int] | None) -> None:
+def work(
+    connection: Connection, stop: Any, cpus: list[int] | None, fast_cpu: bool
+) -> None:
     """Takes jobs from the connection until it is closed.
 
     A job is `{"kind": "run" or "time", "id", "name", "config", "folder", "log"}`.
@@ -38,16 +40,18 @@ def work(connection: Connection, stop: Any, cpus: list[int] | None) -> None:
       connection: to the study.
       stop: its `value` becomes 1 when the current run is to be saved and left.
       cpus: those to keep to, where several workers share a machine.
+      fast_cpu: whether to switch on the settings for CPUs.
     """
     _end_with_parent()
-    if cpus is not None:
-        # Before the first computation, which makes JAX's threads.
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cpus)
-        if jax.default_backend() != "cpu":
-            text = "several workers are for CPUs; use --workers=1"
-            connection.send(("refused", "", text))
-            return
+    # Before JAX is asked for a device, which makes its threads.
+    if cpus is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+    if fast_cpu:
+        cpu.switch_on()
+    if cpus is not None and jax.default_backend() != "cpu":
+        text = "several workers are for CPUs; use --workers=1"
+        connection.send(("refused", "", text))
+        return
     enable_compilation_cache()
     datasets: dict[str, Dataset] = {}
     while True:

@@ -21,26 +21,36 @@ ALLOWED = {
     "options": set(),
     "doors": {"options"},
     "machine": {"introspect_jax"},
+    "cpu": {"machine"},
     "explain": set(),
     "objectives": set(),
     "evaluate": set(),
-    "models": {"doors", "options"},
+    "models": {"cpu", "doors", "options"},
     "data": {"doors", "options", "paths"},
     "optimizers": {"doors", "options"},
     "introspection": {"explain", "objectives"},
     "binding": {"explain", "models"},
     "methods": {"binding", "doors", "explain", "introspection", "keys", "models"}
     | {"objectives", "options"},
-    "train": {"data", "evaluate", "explain", "keys", "methods", "models"}
+    "train": {"cpu", "data", "evaluate", "explain", "keys", "methods", "models"}
     | {"interrupts", "optimizers", "processes"},
     "config": {"binding", "data", "methods", "models", "optimizers", "options"}
     | {"train"},
     "restore": {"config", "data", "methods", "models", "optimizers", "paths", "train"},
-    "report": {"binding", "data", "explain", "models", "paths", "restore", "train"},
+    "report": {
+        "binding",
+        "cpu",
+        "data",
+        "explain",
+        "models",
+        "paths",
+        "restore",
+        "train",
+    },
     "workdir": {"config", "paths", "processes", "train"},
     "writer": {"processes", "train"},
     "teacher_data": {"config", "data", "restore"},
-    "teachers": {"config", "data", "methods", "models", "paths", "processes"}
+    "teachers": {"config", "cpu", "data", "methods", "models", "paths", "processes"}
     | {"restore", "teacher_data", "train", "workdir"},
     "run": {"data", "machine", "paths", "processes", "report", "restore", "teachers"}
     | {"train", "workdir", "writer"},

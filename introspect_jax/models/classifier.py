@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from introspect_jax.cpu import conv_general_dilated
 from introspect_jax.options import check_choice
 
 NORMS = ("batch", "group")
@@ -25,6 +26,7 @@ def conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Con
         use_bias=False,
         kernel_init=KERNEL_INIT,
         dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 

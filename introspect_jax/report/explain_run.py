@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from introspect_jax import cpu
 from introspect_jax.binding import bind
 from introspect_jax.data.listing import list_images, read_image, warn_of
 from introspect_jax.errors import UserError
@@ -125,7 +126,7 @@ def measure(
     scores = functools.partial(
         _scores, config, run.model, run.variables, untrained, key=key
     )
-    columns = jax.device_get(jax.jit(scores)(run.preprocess(pixels), labels))
+    columns = jax.device_get(cpu.jit(scores)(run.preprocess(pixels), labels))
     return [
         {"metric": name} | metrics.mean_interval(column)
         for name, column in sorted(columns.items())

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from introspect_jax import cpu
 from introspect_jax.binding import bind
 from introspect_jax.data.preprocess import displayed
 from introspect_jax.explain import class_similarity, explain_fn
@@ -73,7 +74,7 @@ def choose(run: Run, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def predict(run: Run, pixels: np.ndarray) -> np.ndarray:
     """Probabilities `[images, classes]`."""
-    probs_fn = jax.jit(lambda x: jax.nn.softmax(run.logits_fn(x)))
+    probs_fn = cpu.jit(lambda x: jax.nn.softmax(run.logits_fn(x)))
     return np.asarray(probs_fn(run.preprocess(pixels)))
 
 
@@ -119,12 +120,12 @@ def explain(
             run.logits_fn, x, classes, bound.explanation, key=key, **bound.options
         )
 
-    similarities = np.asarray(jax.jit(similar)(inputs, labels))
+    similarities = np.asarray(cpu.jit(similar)(inputs, labels))
     count = similarities.shape[1]
     others = np.where(np.arange(count) == labels[:, None], -np.inf, similarities)
     nearest = np.argsort(-others, axis=-1)[:, : min(neighbours, count - 1)]
     classes = np.concatenate([labels[:, None], nearest], axis=1)
-    maps = jax.jit(maps_of)(inputs, classes)
+    maps = cpu.jit(maps_of)(inputs, classes)
     return Explained(
         pixels=displayed(run.preprocess.crop(pixels)),
         labels=np.asarray(labels),

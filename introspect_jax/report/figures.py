@@ -7,6 +7,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from introspect_jax import cpu
 from introspect_jax.binding import bind, for_pictures, needs, over_many
 from introspect_jax.data.batches import padded_batches
 from introspect_jax.errors import UserError
@@ -283,7 +284,7 @@ def _mean_similarities(run: Run, config: ConfigDict) -> tuple[np.ndarray, int]:
     The row of a class without images in the sample is NaN, which is drawn white.
     """
 
-    @jax.jit
+    @cpu.jit
     def compute(x, y):
         bound = bind(config, run.model, run.variables, x)
         return class_similarity(

@@ -33,6 +33,30 @@ def make_mesh(batch_sizes: dict[str, int], devices=None) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,))
 
 
+def sharing(*sizes: int, count: int = 0) -> list[jax.Device]:
+    """Returns as many devices as can share batches of all these sizes evenly.
+
+    Args:
+      sizes: Each is to be a multiple of the number of devices.
+      count: That number, if so many there are and they can; otherwise the largest.
+
+    Every process has the same number of them, and at least one.
+    """
+    hosts = jax.process_count()
+    fitting = [
+        n
+        for n in range(1, jax.local_device_count() + 1)
+        if all(size % (n * hosts) == 0 for size in sizes)
+    ]
+    here = count // hosts if count % hosts == 0 else 0
+    here = here if here in fitting else max(fitting, default=1)
+    return [
+        device
+        for process in range(hosts)
+        for device in [d for d in jax.devices() if d.process_index == process][:here]
+    ]
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Sharding in which every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())

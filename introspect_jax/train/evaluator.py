@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from introspect_jax import cpu
 from introspect_jax.data.batches import padded_batches
 from introspect_jax.data.preprocess import Preprocess
 from introspect_jax.data.sources import Source
@@ -46,7 +47,7 @@ class Evaluator:
             logits_fn = make_logits_fn(self.model, variables)
             return per_example(logits_fn(self.preprocess(images)), labels)
 
-        return jax.jit(step, out_shardings=replicated(self.mesh))
+        return cpu.jit(step, out_shardings=replicated(self.mesh))
 
     def __call__(self, variables: Any, source: Source) -> dict[str, float]:
         """Returns `top1`, `top5`, `nll` and `ece`."""

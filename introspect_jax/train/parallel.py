@@ -17,8 +17,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
+from introspect_jax import cpu
 from introspect_jax.errors import UserError, unknown
-from introspect_jax.train.devices import AXIS, make_mesh
+from introspect_jax.train.devices import AXIS, make_mesh, sharing
 from introspect_jax.train.parts import EXAMPLES, Batch, Part, mean_of
 
 PyTree = Any
@@ -88,6 +89,14 @@ class Global:
         """`(state, batch) -> Part` of the whole batch."""
         return lambda state, batch: part_of(state, batch, None)
 
+    def settings(self) -> dict[str, Any]:
+        """What the bits of a step depend on beside its config and the versions."""
+        return {"devices": self.mesh.size} | self._machine()
+
+    def _machine(self) -> dict[str, Any]:
+        platform = self.mesh.devices.flat[0].platform
+        return {"platform": platform, "fast_cpu": cpu.active}
+
     def flops(self, lowered: jax.stages.Lowered) -> float | None:
         """Those of a lowered step, all devices together, before any optimisation."""
         try:
@@ -122,9 +131,30 @@ class Replicas(Global):
 
         return everywhere
 
+    def settings(self) -> dict[str, Any]:
+        """Without the number of devices."""
+        return self._machine()
+
     def flops(self, lowered: jax.stages.Lowered) -> None:
         """None: a loop would be counted as one turn."""
         del lowered
+
+
+def choose_devices(config: ConfigDict, count: int = 0) -> list[jax.Device]:
+    """Returns the devices of a run: all, or of cores that `cpu.switch_on` made devices
+    of as many as can share its batches.
+
+    Args:
+      config: The whole config.
+      count: Devices that the run was begun on, 0 if it begins; that many of the cores
+        are taken again if there are so many.
+    """
+    if not cpu.virtual_devices:
+        return jax.devices()
+    sizes = [config.batch_size, config.eval_batch_size]
+    if config.parallel.mode == "pmapped":
+        sizes.append(config.parallel.replicas)
+    return sharing(*sizes, count=count)
 
 
 def make_parallel(config: ConfigDict, devices=None) -> Global:
@@ -132,14 +162,14 @@ def make_parallel(config: ConfigDict, devices=None) -> Global:
 
     Args:
       config: The whole config.
-      devices: Those to use, by default all, of all processes.
+      devices: Those to use, by default those of `choose_devices`.
 
     Raises:
       UserError: A batch or replicas that the devices cannot share.
     """
     mesh = make_mesh(
         {"batch_size": config.batch_size, "eval_batch_size": config.eval_batch_size},
-        devices,
+        choose_devices(config) if devices is None else devices,
     )
     return _MODES[config.parallel.mode](config.parallel, mesh)
 

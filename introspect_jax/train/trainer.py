@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from introspect_jax import methods, models, optimizers
+from introspect_jax import cpu, methods, models, optimizers
 from introspect_jax.data import augment
 from introspect_jax.data.batches import Order
 from introspect_jax.data.preprocess import make_preprocess
@@ -157,7 +157,7 @@ def build(
     Args:
       config: Validated.
       dataset: Of `data.load`.
-      devices: By default all.
+      devices: By default those of `parallel.choose_devices`.
       teacher: The network of the teacher, of methods that have one.
 
     Raises:
@@ -221,7 +221,7 @@ def build(
         loader,
         evaluator,
         parallel,
-        jax.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere)),
+        cpu.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere)),
     )
 
 
