@@ -1,5 +1,6 @@
 """Checks in float64 that PyTorch's training step computes the same as this one."""
 
+import dataclasses
 from unittest import mock
 
 import jax
@@ -9,6 +10,7 @@ import optax
 import torch
 import torch_training
 from torch_models import drawn_variables, from_flax
+from training_sides import Options, make_config
 
 from introspect_jax import introspect, models
 from introspect_jax.data.sources import Dataset, array_source
@@ -59,16 +61,14 @@ def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def compare(model_name: str, classes: int, make_config) -> dict[str, float]:
+def compare(options: Options) -> dict[str, float]:
     """The differences of one step in float64, without augmentation.
 
     Not in float32: see `attribution_speed.compare`. The pixels are 0 and 255 and no
     mean is taken off, so that both sides normalise them to the same values exactly.
 
     Args:
-      model_name: of the network.
-      classes: its outputs.
-      make_config: method, batch size and whether to augment -> config of a step.
+      options: of both sides.
 
     Returns:
       `loss`, `gradient`, `parameters`, `running_mean` and `target`, the largest of all
@@ -78,11 +78,15 @@ def compare(model_name: str, classes: int, make_config) -> dict[str, float]:
     Raises:
       SystemExit: one is above `TOLERANCE`, so that there is nothing to time.
     """
+    options = dataclasses.replace(options, batch_size=CHECKED, dtype="float32")
+    model_name, classes = options.model, options.classes
     generator = np.random.RandomState(1)
-    pixels = 255 * generator.randint(2, size=(CHECKED, 32, 32, 3))
+    pixels = 255 * generator.randint(2, size=(CHECKED, options.size, options.size, 3))
     source = array_source(pixels, generator.randint(classes, size=CHECKED))
     names = tuple(str(i) for i in range(classes))
-    dataset = Dataset(source, source.subset(np.arange(0)), source, names, (32, 32, 3))
+    dataset = Dataset(
+        source, source.subset(np.arange(0)), source, names, pixels.shape[1:]
+    )
     variables = drawn_variables(model_name, classes, generator)
     exact = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables)
     model = models.build(model_name, classes)
@@ -96,13 +100,13 @@ def compare(model_name: str, classes: int, make_config) -> dict[str, float]:
         mock.patch.object(models, "from_config", return_value=model),
     ):
         labels = source.take(np.arange(CHECKED))[1]
-        images = pixels / 255 / make_config("standard", CHECKED).data.std[0]
+        images = pixels / 255 / make_config(options, "standard").data.std[0]
         explained = make_logits_fn(model, exact)
         target = jax.jit(lambda x: introspect(explained, x, labels).probs)(images)
         for method, kinds in ways.items():
-            config = make_config(method, CHECKED, augmented=False)
+            config = make_config(options, method, augmented=False)
             config.data.mean = (0.0,)
-            ours = Ours(build(config, dataset, jax.devices()[:1]), exact)
+            ours = Ours(build(config, dataset), exact)
             pool, index = torch_batch(ours.batch)
             ours()
             for way, plain in kinds:

@@ -1,4 +1,4 @@
-"""PyTorch twins of this package's ResNet-20 and ResNet-18, for comparisons.
+"""PyTorch twins of this package's ResNet-8, 20 and 18, for comparisons.
 
 Their modules carry the names of the Flax variables (with dots for underlines), so that
 copying the weights needs no table.
@@ -16,7 +16,11 @@ from torch import nn
 from introspect_jax.models import build
 
 # name: (width of the first stage, blocks of each stage, is the shortcut a convolution)
-_KINDS = {"resnet20": (16, (3, 3, 3), False), "resnet18": (64, (2, 2, 2, 2), True)}
+_KINDS = {
+    "resnet8": (16, (1, 1, 1), False),
+    "resnet20": (16, (3, 3, 3), False),
+    "resnet18": (64, (2, 2, 2, 2), True),
+}
 
 
 def _conv(channels: int, features: int, size: int, stride: int) -> nn.Conv2d:
@@ -93,7 +97,7 @@ def from_flax(name: str, variables: Any) -> ResNet:
     """The same network with the same weights, for evaluation.
 
     Args:
-      name: `"resnet20"` or `"resnet18"` (small stem).
+      name: Of `_KINDS`; ResNet-18 has the small stem.
       variables: `{"params": ..., "batch_stats": ...}` of the Flax network.
 
     Raises:

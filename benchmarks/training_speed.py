@@ -2,20 +2,23 @@
 
     python benchmarks/training_speed.py --json=FILE
 
-Whole training steps of ResNet-20 on 32x32 images that are on the device as uint8:
-gather, normalise, crop, flip, gradients, update. Standard training, and introspective
-training compared with PyTorch that takes a backward pass for each class and with the
-fastest way known in PyTorch. Both sides must compute the same before they are timed in
-turns; ratios are medians. Compilation is not timed. The step in JAX also computes the
-metrics that it logs. The benchmark needs torch, a C++ compiler for `torch.compile` on
-CPU, and an idle machine (see `attribution_speed.py`).
+Whole training steps on images that are on the device as uint8: gather, normalise, crop,
+flip, gradients, update. Standard training, and introspective training compared with
+PyTorch that takes a backward pass for each class and with the fastest way known in
+PyTorch. Both sides must compute the same before they are timed. Each side has a process
+of its own, and they take turns; ratios are medians. On CPUs, this package is timed with
+the settings that `launch/` chooses and without them, and PyTorch as it is and with
+freed memory kept, which helps it as well. The step in JAX also computes the metrics
+that it logs. The benchmark needs torch, a C++ compiler for `torch.compile` on CPU, and
+an idle machine (see `attribution_speed.py`).
 """
 
+import concurrent.futures
 import contextlib
+import multiprocessing
 import os
 import pathlib
 import shutil
-import statistics
 import sys
 
 # Both sides share the memory of an accelerator.
@@ -23,188 +26,154 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
-import numpy as np
-import torch
-import torch_training
 from absl import app, flags, logging
-from timing import median_ratio, random_dataset, record, seconds, show, take_turns
-from torch_agreement import Ours, compare, torch_batch
-from torch_models import drawn_variables, from_flax
+from sides import KEPT_MEMORY, Failed, Side, medians
+from timing import median_ratio, record, show
+from training_sides import Options, check, make_ours, make_theirs
 
-from introspect_jax.config import default_config
 from introspect_jax.machine import usable_cpus
-from introspect_jax.train.trainer import build
 
 FLAGS = flags.FLAGS
+flags.DEFINE_enum("model", "resnet20", ["resnet20", "resnet8"], "Network.")
+flags.DEFINE_integer("size", 32, "Pixels of a side of the images.")
 flags.DEFINE_list("classes", ["10", "100"], "Numbers of classes.")
+flags.DEFINE_list("methods", ["standard", "introspective"], "Methods.")
 flags.DEFINE_integer("batch_size", 64, "Images a step.")
 flags.DEFINE_integer("repeats", 7, "Timed turns.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the activations.")
 flags.DEFINE_list(
     "compiled", ["10"], "Those at which torch.compile is tried too, for some minutes."
 )
-flags.DEFINE_integer("threads", 0, "Of PyTorch; 0 is a thread a processor.")
+flags.DEFINE_integer("cores", 0, "Cores of each side; 0 is all.")
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
-MODEL = "resnet20"
-# Least ratios, PyTorch's time to this side's: classes -> goal.
-STANDARD_GOAL, USUAL_GOALS = 1.0, {10: 2.0, 100: 20.0}
-# A turn is steps that take about this many seconds together, so that waiting for the
-# device at its end weighs little; turns of one kind end after a while.
-TURN_SECONDS, MOST_STEPS, MOST_SECONDS = 0.2, 100, 15.0
+# Least ratios, PyTorch's time to this side's.
+STANDARD_GOALS = {"resnet20": 0.8, "resnet8": 0.85}
+USUAL_GOALS, FASTEST_GOAL = {10: 1.9, 100: 17.0}, 1.3
+# Of `torch_training.WAYS`, whose module needs torch.
+WAYS = ("every class", "twice backward", "forward mode")
+HERE, OFF, THERE, KEPT = "here", "here, off", "there", "there, memory kept"
 
 
-def make_config(method: str, batch_size: int, augmented: bool = True):
-    config = default_config()
-    config.batch_size = config.eval_batch_size = batch_size
-    config.model.name, config.model.dtype = MODEL, FLAGS.dtype
-    config.data.validation_fraction = 0.0
-    config.data.augment.crop_padding = 4 if augmented else 0
-    config.data.augment.flip = augmented
-    config.optimizer.schedule = "constant"
-    config.method.name = method
-    config.method.introspective.ramp_up = 0.0
-    return config
-
-
-def turn(step, wait):
-    """`(steps, function)`: a function that takes so many steps and waits, warmed up."""
-    step()
-    wait()
-    one = seconds(lambda: (step(), wait()))
-    steps = int(min(max(TURN_SECONDS / one, 1), MOST_STEPS))
-
-    def run() -> None:
-        for _ in range(steps):
-            step()
-        wait()
-
-    return steps, run
-
-
-def their_steps(method: str, classes: int, batch) -> dict[tuple[str, str], object]:
-    """`(kind, way) -> torch_training.Step`, those that are to be tried."""
-    pool, index = torch_batch(batch)
-    variables = drawn_variables(MODEL, classes, np.random.RandomState(1))
-    ways = [None] if method == "standard" else list(torch_training.WAYS)
+def wanted(method: str, classes: int) -> list[tuple[str, str, str]]:
+    """`(method, kind, way)` of PyTorch's steps that are to be tried."""
+    ways = [""] if method == "standard" else list(WAYS)
     kinds = ["eager", "compile"] if str(classes) in FLAGS.compiled else ["eager"]
-    return {
-        (kind, way or ""): torch_training.Step(
-            from_flax(MODEL, variables),
-            pool,
-            index,
-            make_config(method, FLAGS.batch_size),
-            way=way,
-            dtype=getattr(torch, FLAGS.dtype),
-            compiled=kind == "compile",
-        )
+    return [
+        (method, kind, way)
         for kind in kinds
         for way in ways
         # "torch.compile with aot_autograd does not currently support double backward"
         if (kind, way) != ("compile", "twice backward")
+    ]
+
+
+def open_sides(options: Options, stack: contextlib.ExitStack) -> dict[str, Side]:
+    """The four sides; on accelerators two, since the other settings are for CPUs."""
+    cores = usable_cpus()[: FLAGS.cores] if FLAGS.cores else None
+    sides = {
+        HERE: Side(make_ours, options, True, cores=cores),
+        THERE: Side(make_theirs, options, cores=cores),
     }
+    if jax.default_backend() == "cpu":
+        sides[OFF] = Side(make_ours, options, False, cores=cores)
+        sides[KEPT] = Side(make_theirs, options, environment=KEPT_MEMORY, cores=cores)
+    for side in sides.values():
+        stack.callback(side.close)
+    return sides
 
 
-def measure(method: str, classes: int) -> list[dict]:
-    """A row for each way of PyTorch."""
-    dataset = random_dataset(classes, 32, 4 * FLAGS.batch_size)
-    variables = drawn_variables(MODEL, classes, np.random.RandomState(1))
-    config = make_config(method, FLAGS.batch_size)
-    ours = Ours(build(config, dataset, jax.devices()[:1]), variables)
-    sides, steps, failed = {}, {}, {}
-    steps["here"], sides["here"] = turn(ours, ours.wait)
-    for name, step in their_steps(method, classes, ours.batch).items():
-        try:
-            steps[name], sides[name] = turn(step, torch_training.wait)
-        except Exception as error:  # what torch.compile cannot, it says in many ways
-            if name[0] == "eager":
-                raise
-            failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    taken = take_turns(sides, FLAGS.repeats, most_seconds=MOST_SECONDS)
-    rows = []
-    for kind, way in [name for name in sides if name != "here"] + list(failed):
-        name = (kind, way)
+def measure(method: str, options: Options) -> tuple[list[dict], dict]:
+    """A row for each way of PyTorch, and one of this package alone."""
+    functions, made, failed = {}, {}, {}
+    with contextlib.ExitStack() as stack:
+        for name, side in open_sides(options, stack).items():
+            ours = name in (HERE, OFF)
+            for step in [method] if ours else wanted(method, options.classes):
+                key = (name,) if ours else (name, *step[1:])
+                try:
+                    made[key] = side.make(step)
+                    functions[key] = (side, step)
+                except Failed as error:
+                    if "compile" not in key:
+                        raise
+                    failed[key] = str(error)
+        middle, taken = medians(functions, FLAGS.repeats)
+        faults = {key: side.faults(step) for key, (side, step) in functions.items()}
+    rows, here = [], (HERE,)
+    for key in [key for key in (*functions, *failed) if len(key) > 1]:
+        side, kind, way = key
         row = {
             "method": method,
-            "classes": classes,
-            "torch": kind,
+            "classes": options.classes,
+            "torch": kind + side.removeprefix(THERE),
             "way": way,
             "ratio": None,
-            "failed": failed.get(name),
+            "failed": failed.get(key),
         }
-        if name in sides:
-            here = [t / steps["here"] for t in taken["here"]]
-            there = [t / steps[name] for t in taken[name]]
+        if key in functions:
             row |= {
-                "ratio": median_ratio(there, here),
-                "images_per_second_here": FLAGS.batch_size / statistics.median(here),
-                "images_per_second_there": FLAGS.batch_size / statistics.median(there),
-                "repeats": len(there),
+                "ratio": median_ratio(taken[key], taken[here]),
+                "images_per_second_here": options.batch_size / middle[here],
+                "images_per_second_there": options.batch_size / middle[key],
+                "page_faults_there": faults[key],
+                "repeats": len(taken[key]),
             }
         rows.append(row)
-    return rows
+    own = {"method": method, "classes": options.classes}
+    for key in [key for key in functions if len(key) == 1]:
+        own[key[0]] = {
+            "images_per_second": options.batch_size / middle[key],
+            "page_faults": faults[key],
+            "compile_seconds": made[key]["seconds"],
+            "speed_of_here": median_ratio(taken[key], taken[here]),
+        }
+    return rows, own
 
 
 def verdicts(rows: list[dict]) -> list[dict]:
-    """The goals, each against PyTorch's fastest of its kind."""
+    """The goals, each against PyTorch's fastest of its kind with the C library's own
+    settings."""
     goals = []
+
+    def judge(goal, method, classes, kinds, ways, against):
+        ratios = [
+            row["ratio"]
+            for row in rows
+            if (row["classes"], row["method"]) == (classes, method)
+            and row["torch"] in kinds
+            and row["way"] in ways
+            and row["ratio"] is not None
+        ]
+        if ratios:
+            least = min(ratios)
+            goals.append(
+                {
+                    "method": method,
+                    "classes": classes,
+                    "against": against,
+                    "goal": goal,
+                    "ratio": least,
+                    "met": least >= goal,
+                }
+            )
+
+    both = ("eager", "compile")
     for classes in sorted({row["classes"] for row in rows}):
-        for method, way, goal in (
-            ("standard", "", STANDARD_GOAL),
-            ("introspective", "every class", USUAL_GOALS.get(classes)),
-        ):
-            ratios = [
-                row["ratio"]
-                for row in rows
-                if (row["classes"], row["method"], row["way"]) == (classes, method, way)
-                and row["ratio"] is not None
-            ]
-            if goal is not None and ratios:
-                least = min(ratios)
-                goals.append(
-                    {
-                        "method": method,
-                        "classes": classes,
-                        "goal": goal,
-                        "ratio": least,
-                        "met": least >= goal,
-                    }
-                )
+        goal = STANDARD_GOALS[FLAGS.model]
+        judge(goal, "standard", classes, ("eager",), ("",), "eager")
+        if FLAGS.model == "resnet20" and classes in USUAL_GOALS:
+            given = ("introspective", classes, both)
+            judge(USUAL_GOALS[classes], *given, WAYS[:1], "a backward pass a class")
+            judge(FASTEST_GOAL, *given, WAYS, "the fastest way")
     return goals
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
-    if (jax.default_backend() == "cpu") != (torch_training.DEVICE.type == "cpu"):
-        raise SystemExit(
-            f"JAX is on {jax.default_backend()} and PyTorch on "
-            f"{torch_training.DEVICE.type}: install both for the same device"
-        )
-    torch.set_num_threads(FLAGS.threads or len(usable_cpus()))
-    # What JAX does by default: TensorFloat-32 in float32, the fastest algorithms.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    # The backward pass of a compiled network is called for every class.
-    with contextlib.suppress(ImportError):
-        import torch._functorch.config as functorch
-
-        functorch.donated_buffer = False
-    if not shutil.which(os.environ.get("CXX", "g++")):
-        print("no C++ compiler: torch.compile is not run")
-        FLAGS.compiled = []
-    rows, checks = [], {}
-    for classes in map(int, FLAGS.classes):
-        checks[classes] = compare(MODEL, classes, make_config)
-        shown = ", ".join(
-            f"{name} {apart:.0e}" for name, apart in checks[classes].items()
-        )
-        print(f"{classes} classes, largest differences in float64: {shown}", flush=True)
-        if not rows:  # standard training hardly depends on the number of classes
-            rows += measure("standard", classes)
-        rows += measure("introspective", classes)
+def show_rows(rows: list[dict], alone: list[dict]) -> None:
+    name = f"{FLAGS.model}, {FLAGS.size}x{FLAGS.size}, batch {FLAGS.batch_size}"
     show(
-        f"{MODEL}, batch {FLAGS.batch_size}, {FLAGS.dtype}: PyTorch's time over ours",
-        ("K", "method<", "PyTorch<", "way<", "ratio"),
+        f"{name}, {FLAGS.dtype}: PyTorch's time over ours",
+        ("K", "method<", "PyTorch<", "way<", "ratio", "faults"),
         [
             (
                 str(row["classes"]),
@@ -212,27 +181,85 @@ def main(_):
                 row["torch"],
                 row["way"],
                 row["failed"] or f"{row['ratio']:.2f}x",
+                "" if row["failed"] else f"{row['page_faults_there']:,.0f}",
             )
             for row in rows
         ],
     )
+    show(
+        f"{name}: this package",
+        (
+            "K",
+            "method<",
+            "settings<",
+            "images/s",
+            "ours faster",
+            "faults",
+            "compile, s",
+        ),
+        [
+            (
+                str(own["classes"]),
+                own["method"],
+                side,
+                f"{own[side]['images_per_second']:,.0f}",
+                f"{own[side]['speed_of_here']:.2f}x",
+                f"{own[side]['page_faults']:,.0f}",
+                f"{own[side]['compile_seconds']:.1f}",
+            )
+            for own in alone
+            for side in (HERE, OFF)
+            if side in own
+        ],
+    )
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    if not shutil.which(os.environ.get("CXX", "g++")):
+        print("no C++ compiler: torch.compile is not run")
+        FLAGS.compiled = []
+    rows, alone, checks, torch_version = [], [], {}, ""
+    for classes in map(int, FLAGS.classes):
+        options = Options(
+            FLAGS.model, FLAGS.size, classes, FLAGS.batch_size, FLAGS.dtype, FLAGS.cores
+        )
+        spawn = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+            found = pool.submit(check, options).result()
+        checks[classes], torch_version, device = found
+        if (device == "cpu") != (jax.default_backend() == "cpu"):
+            raise SystemExit(
+                f"JAX is on {jax.default_backend()} and PyTorch on {device}: install "
+                "both for the same device"
+            )
+        shown = ", ".join(f"{n} {apart:.0e}" for n, apart in checks[classes].items())
+        print(f"{classes} classes, largest differences in float64: {shown}", flush=True)
+        for method in FLAGS.methods:
+            # Standard training hardly depends on the number of classes.
+            if method == "introspective" or not rows:
+                more, own = measure(method, options)
+                rows, alone = rows + more, [*alone, own]
+    show_rows(rows, alone)
     goals = verdicts(rows)
     for goal in goals:
         print(
-            f"goal: {goal['method']}, {goal['classes']} classes, at least "
-            f"{goal['goal']:g}x: {goal['ratio']:.2f}x, "
+            f"goal: {goal['method']}, {goal['classes']} classes, against "
+            f"{goal['against']} at least {goal['goal']:g}x: {goal['ratio']:.2f}x, "
             + ("met" if goal["met"] else "MISSED")
         )
     record(
         FLAGS.json,
         rows,
-        torch=torch.__version__,
-        torch_threads=torch.get_num_threads(),
-        model=MODEL,
+        torch=torch_version,
+        model=FLAGS.model,
+        size=FLAGS.size,
         batch_size=FLAGS.batch_size,
         dtype=FLAGS.dtype,
+        cores=FLAGS.cores or len(usable_cpus()),
         largest_differences=checks,
         goals=goals,
+        this_package=alone,
     )
 
 
