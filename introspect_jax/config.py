@@ -39,6 +39,8 @@ _COUNTS = (
 )
 # Folders, which may be moved. What is in them is compared by its digest.
 LOCATIONS = ("data.data_dir", "method.teacher")
+# Of several types: the part that has them checks them.
+_MIXED = ("data.augment.flip",)
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -106,7 +108,7 @@ def _check_fields(config: ConfigDict) -> None:
     for field, value in given.items():
         if field in free:
             _check_option(field, value)
-        else:
+        elif field not in _MIXED:
             _check_type(field, value, defaults[field])
 
 

@@ -1,6 +1,7 @@
 """The definition of a study, read from its file."""
 
 import collections
+import copy
 import dataclasses
 import importlib.util
 import os
@@ -131,7 +132,7 @@ def with_fields(config: ConfigDict, changes: Fields) -> ConfigDict:
     Raises:
       UserError: A field is unknown, or a value is invalid.
     """
-    changed = ConfigDict(config.to_dict())
+    changed = copy.deepcopy(config)  # with the types of its fields
     known = fields(default_config())
     for name, value in changes.items():
         if name not in known and not is_option(name):

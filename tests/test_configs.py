@@ -18,7 +18,9 @@ from introspect_jax.train.check import check
 from introspect_jax.train.trainer import build
 
 # How the networks are listed that there are.
-NETWORKS = r"there are: resnet18, .*resnet8, .*wrn<d>_<k> .*; or an import path"
+NETWORKS = (
+    r"there are: airbench, resnet18, .*resnet8, .*wrn<d>_<k> .*; or an import path"
+)
 FILES = sorted((ROOT / "configs").glob("*.py"))
 # training, validation and test examples, classes, (h, w, c) as stored
 DATA = {
@@ -58,7 +60,7 @@ def blank_data(config) -> Dataset:
 @pytest.mark.parametrize(
     ("path", "argument"),
     [(path, None) for path in FILES]
-    + [(ROOT / "configs" / "cifar10.py", name) for name in ("quick", "little")],
+    + [(ROOT / "configs" / "cifar10.py", name) for name in ("quick", "little", "fast")],
     ids=lambda value: value.stem if isinstance(value, pathlib.Path) else value,
 )
 def test_lowers(path, argument):
@@ -101,7 +103,7 @@ def test_docstring_tells_data_cost_and_result(path):
         ("method.teacher", "runs/it", "but 'introspective' learns from no teacher"),
         ("model.dtype", "float16", "there are: float32, bfloat16"),
         ("optimizer.name", "adam", "did you mean 'adamw'"),
-        ("optimizer.schedule", "linear", "there are: cosine"),
+        ("optimizer.schedule", "triangle", "there are: cosine, linear"),
         ("optimizer.learning_rate", -1.0, "must not be negative"),
         ("optimizer.momentum", 1.0, r"must lie in \[0, 1\)"),
         ("optimizer.warmup", 1.0, "share of all steps"),
@@ -114,7 +116,7 @@ def test_docstring_tells_data_cost_and_result(path):
         ("method.introspective.similarity", "cos", "there are: projection"),
         ("eval_steps", None, "eval_steps must be a whole number, got None"),
         ("data.mean", None, r"data\.mean must be numbers"),
-        ("data.augment.flip", None, "flip must be True or False, got None"),
+        ("data.augment.flip", None, "True, False or 'alternating', got None"),
         ("model.name", None, "must be a string, got None"),
         ("total_steps", 2**31, r"must be below 2\*\*31"),
         ("method.kd.temperature", 1e300, "must be finite"),

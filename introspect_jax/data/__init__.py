@@ -9,9 +9,10 @@ is no entry's name is one of TFDS. `sources.py` has what a data set is made of.
 import dataclasses
 
 import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from introspect_jax import options as checks
+from introspect_jax.data.augment import check_flip
 from introspect_jax.data.memory import describe, host_bytes
 from introspect_jax.data.sources import SPLITS, Dataset, Source
 from introspect_jax.data.variants import with_fewer, with_noise
@@ -43,7 +44,8 @@ def default_config() -> ConfigDict:
             "options": {},  # of a data set that is named by its import path
             "augment": {
                 "crop_padding": 0,
-                "flip": False,
+                # Or True or "alternating"; a field that is False takes no string.
+                "flip": FieldReference(False, field_type=object),
                 "cutout": 0,  # side of the square
                 "mixup": 0.0,  # alpha
                 "cutmix": 0.0,  # alpha
@@ -66,6 +68,7 @@ def check(config: ConfigDict) -> None:
         )
     share = (0, 1, "[)")
     checks.check_range("data.", data, validation_fraction=share, label_noise=share)
+    check_flip(data.augment)
 
 
 def load(config: ConfigDict, *, hold: bool = True) -> Dataset:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from introspect_jax.errors import UserError
 
+ALTERNATING = "alternating"
+
 
 def augment(
     images: jax.Array,
@@ -18,6 +20,9 @@ def augment(
     key: jax.Array,
     config,
     size: tuple[int, int],
+    *,
+    run_key: jax.Array,
+    epoch: jax.Array | int,
 ) -> tuple[jax.Array, jax.Array]:
     """A training batch, varied as `config.data.augment` says.
 
@@ -26,27 +31,34 @@ def augment(
       label_probs: `[batch, classes]`.
       indices: `[batch]`, each example's position in the data set.
       key: of this step.
-      config: `crop_padding` (pixels), `flip`, `cutout` (side in pixels), `mixup` and
-        `cutmix` (alpha of the beta distribution); 0 is off. With both of the last two
-        each batch takes one or the other.
+      config: `crop_padding` (pixels), `flip` (True, False or "alternating", see
+        `alternating_flip`), `cutout` (side in pixels), `mixup` and `cutmix` (alpha of
+        the beta distribution); 0 is off. With both of the last two each batch takes
+        one or the other.
       size: `(h, w)` of the result.
+      run_key: the same in all steps.
+      epoch: of this step, from 0.
 
     Returns:
       Images `[batch, h, w, c]`, label probabilities `[batch, classes]`.
     """
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+    alternated = None
+    if config.flip == ALTERNATING:
+        alternated = alternating_flip(indices, run_key, epoch)
 
-    def one(image, key):
+    def one(image, key, flipped):
         crop_key, flip_key, cutout_key = jax.random.split(key, 3)
         image = random_crop(image, crop_key, config.crop_padding, size)
         if config.flip:
-            flipped = jax.random.bernoulli(flip_key)
+            if flipped is None:
+                flipped = jax.random.bernoulli(flip_key)
             image = jnp.where(flipped, image[:, ::-1, :], image)
         if config.cutout:
             image = cutout(image, cutout_key, config.cutout)
         return image
 
-    images = jax.vmap(one)(images, keys)
+    images = jax.vmap(one)(images, keys, alternated)
     # Beyond any index, so that no example shares this key.
     pair_key = jax.random.fold_in(key, 2**31 - 1)
     choice_key, lam_key, box_key = jax.random.split(pair_key, 3)
@@ -63,6 +75,25 @@ def augment(
     if config.cutmix:
         return cutmix(images, label_probs, lam_key, box_key, config.cutmix)
     return images, label_probs
+
+
+def alternating_flip(
+    indices: jax.Array, run_key: jax.Array, epoch: jax.Array | int
+) -> jax.Array:
+    """Which examples are flipped, bool `[batch]` (Jordan 2024, arXiv 2404.00498).
+
+    Half of them at random in the first epoch, and each every other epoch from then on:
+    two successive epochs show both sides of every image, where independent flips would
+    show half of the images twice alike.
+
+    Args:
+      indices: `[batch]`, each example's position in the data set.
+      run_key: the same in all steps.
+      epoch: from 0.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(run_key, indices)
+    first = jax.vmap(jax.random.bernoulli)(keys)
+    return first ^ (epoch % 2 == 1)
 
 
 def random_crop(
@@ -123,6 +154,15 @@ def cutmix(
         jnp.where(box, jnp.roll(images, 1, axis=0), images),
         share * label_probs + (1 - share) * jnp.roll(label_probs, 1, axis=0),
     )
+
+
+def check_flip(config) -> None:
+    """Raises a UserError for a `config.data.augment.flip` that is none."""
+    if not (isinstance(config.flip, bool) or config.flip == ALTERNATING):
+        raise UserError(
+            f"data.augment.flip must be True, False or {ALTERNATING!r}, got "
+            f"{config.flip!r}"
+        )
 
 
 def check(config, size: tuple[int, int]) -> None:

@@ -15,7 +15,14 @@ NORMS = ("batch", "group")
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Conv:
+def conv(
+    features: int,
+    size: int,
+    stride: int,
+    dtype: Any,
+    name: str,
+    kernel_init: Any = KERNEL_INIT,
+) -> nn.Conv:
     """Convolution without bias, padded by half of the kernel size on each side."""
     half = size // 2
     return nn.Conv(
@@ -24,7 +31,7 @@ def conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Con
         (stride, stride),
         padding=((half, half), (half, half)),
         use_bias=False,
-        kernel_init=KERNEL_INIT,
+        kernel_init=kernel_init,
         dtype=dtype,
         conv_general_dilated=conv_general_dilated,
         name=name,
@@ -106,9 +113,11 @@ class Classifier(nn.Module):
         return self.head(self._pool(maps))
 
     def last_layer(self, variables: Any) -> tuple[jax.Array, jax.Array]:
-        """Kernel `[d, classes]` and bias `[classes]` of the last layer."""
+        """Kernel `[d, classes]` and bias `[classes]` of the last layer; zeros if it has
+        no bias."""
         head = variables["params"]["head"]
-        return head["kernel"], head["bias"]
+        kernel = head["kernel"]
+        return kernel, head.get("bias", jnp.zeros_like(kernel[0]))
 
     def _pool(self, maps: jax.Array) -> jax.Array:
         wide = jnp.promote_types(maps.dtype, jnp.float32)

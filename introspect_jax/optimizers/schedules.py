@@ -48,6 +48,12 @@ def _cosine(config: ConfigDict, total_steps: int, warmup: int) -> optax.Schedule
     )
 
 
+def _linear(config: ConfigDict, total_steps: int, warmup: int) -> optax.Schedule:
+    return optax.linear_schedule(
+        config.learning_rate, 0.0, max(total_steps - warmup, 1)
+    )
+
+
 def _step(config: ConfigDict, total_steps: int, warmup: int) -> optax.Schedule:
     boundaries: dict[int, float] = {}
     for share in config.milestones:
@@ -71,6 +77,7 @@ def _one_cycle(config: ConfigDict, total_steps: int, warmup: int) -> optax.Sched
 # What follows the warm-up.
 _SCHEDULES = {
     "cosine": _cosine,
+    "linear": _linear,
     "step": _step,
     "one_cycle": _one_cycle,
     "constant": _constant,

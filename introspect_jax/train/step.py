@@ -31,6 +31,7 @@ def make_train_step(
     num_classes: int,
     preprocess: Preprocess,
     parallel: Global,
+    steps_per_epoch: int,
     unit: int = 1,
 ) -> Step:
     """`train_step(state, batch) -> (state, metrics)`, for `jax.jit`.
@@ -50,6 +51,7 @@ def make_train_step(
       num_classes: Of the data.
       preprocess: Of the data.
       parallel: How the devices share a step.
+      steps_per_epoch: Of the training split.
       unit: Rows of a batch that stay together (`Method.sampler`).
     """
 
@@ -57,7 +59,14 @@ def make_train_step(
         """A part, in as many pieces as gradients are accumulated over."""
         return micro_batches(
             lambda piece, n: _part(
-                method, config, num_classes, preprocess, state, piece, n
+                method,
+                config,
+                num_classes,
+                preprocess,
+                steps_per_epoch,
+                state,
+                piece,
+                n,
             ),
             batch,
             config.accumulation_steps,
@@ -105,6 +114,7 @@ def _part(
     config: ConfigDict,
     num_classes: int,
     preprocess: Preprocess,
+    steps_per_epoch: int,
     state: TrainState,
     batch: Batch,
     number: Any,
@@ -123,6 +133,8 @@ def _part(
         stream_key(seed, "augment", state.step),
         config.data.augment,
         preprocess.size,
+        run_key=stream_key(seed, "flip", 0),
+        epoch=state.step // steps_per_epoch,
     )
     key = stream_key(seed, "method", state.step)
     if number is not None:

@@ -207,6 +207,7 @@ def build(
         num_classes=dataset.num_classes,
         preprocess=preprocess,
         parallel=parallel,
+        steps_per_epoch=order.steps_per_epoch,
         unit=len(loader.positions(0)) // config.batch_size,
     )
     everywhere = replicated(parallel.mesh)

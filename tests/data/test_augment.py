@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from introspect_jax.data import augment as aug
 from introspect_jax.errors import UserError
 
-KEY = jax.random.key(5)
+KEY, RUN_KEY = jax.random.key(5), jax.random.key(6)
 
 
 def options(**changes):
@@ -19,13 +19,31 @@ def options(**changes):
 
 
 EACH = options(crop_padding=2, flip=True, cutout=3)
+ALTERNATING = options(crop_padding=2, flip="alternating", cutout=3)
 ALL = options(crop_padding=2, flip=True, cutout=3, mixup=0.4, cutmix=1.0)
 
 
-def varied(images, labels, index, config):
+def varied(images, labels, index, config, epoch=3, run_key=RUN_KEY):
     """`augment` in one program: one by one, its many operations compile slowly."""
-    run = jax.jit(lambda *batch: aug.augment(*batch, KEY, config, (8, 8)))
+
+    @jax.jit
+    def run(*batch):
+        return aug.augment(*batch, KEY, config, (8, 8), run_key=run_key, epoch=epoch)
+
     return run(images, labels, index)
+
+
+def sides(count, epoch, **more):
+    """Which of the examples 0 to count - 1 are turned, bool `[count]`."""
+    image = jnp.arange(8 * 8 * 1.0).reshape(1, 8, 8, 1)
+    images = jnp.broadcast_to(image, (count, 8, 8, 1))
+    labels, index = jnp.ones((count, 2)), jnp.arange(count)
+    config = options(flip="alternating")
+    found, _ = varied(images, labels, index, config, epoch, **more)
+    turned = np.all(np.asarray(found) == np.asarray(image)[:, :, ::-1], (1, 2, 3))
+    same = np.all(np.asarray(found) == np.asarray(image), (1, 2, 3))
+    assert np.all(turned ^ same)
+    return turned
 
 
 @pytest.fixture
@@ -42,12 +60,13 @@ def test_off_changes_nothing(batch):
     np.testing.assert_array_equal(probs, labels)
 
 
-def test_does_not_depend_on_how_the_batch_is_cut(batch):
+@pytest.mark.parametrize("config", [EACH, ALTERNATING], ids=["random", "alternating"])
+def test_does_not_depend_on_how_the_batch_is_cut(batch, config):
     images, labels, index = batch
-    whole, _ = varied(images, labels, index, EACH)
+    whole, _ = varied(images, labels, index, config)
     order = np.random.RandomState(0).permutation(16)
     for part in (order[:8], order[8:]):
-        found, _ = varied(images[part], labels[part], index[part], EACH)
+        found, _ = varied(images[part], labels[part], index[part], config)
         np.testing.assert_array_equal(found, whole[part])
 
 
@@ -89,6 +108,24 @@ def test_flip_happens_half_of_the_time(batch):
     same = np.all(np.asarray(found) == np.asarray(many), axis=(1, 2, 3))
     assert np.all(flipped ^ same)
     assert 150 < flipped.sum() < 250
+
+
+def test_alternating_flips_show_both_sides_in_any_two_successive_epochs():
+    epochs = np.array([sides(400, epoch) for epoch in range(4)])
+    assert 150 < epochs[0].sum() < 250
+    np.testing.assert_array_equal(epochs[1:], ~epochs[:-1])
+
+
+def test_alternating_flips_are_of_the_seed():
+    other = sides(400, 0, run_key=jax.random.key(7))
+    np.testing.assert_array_equal(sides(400, 0), sides(400, 0))
+    assert 150 < (sides(400, 0) ^ other).sum() < 250
+
+
+def test_alternating_flips_go_by_the_example_not_by_its_place():
+    order = np.random.RandomState(0).permutation(400)
+    found = aug.alternating_flip(jnp.asarray(order), RUN_KEY, 0)
+    np.testing.assert_array_equal(found, sides(400, 0)[order])
 
 
 @pytest.mark.parametrize("side", [2, 3, 4])
@@ -135,3 +172,11 @@ def test_cutmix_labels_follow_the_area(batch):
 def test_bad_options(changes, says):
     with pytest.raises(UserError, match=says):
         aug.check(options(**changes), (8, 8))
+
+
+@pytest.mark.parametrize("flip", [None, 1, 0, "alternate", "", (True,)])
+def test_bad_flips(flip):
+    with pytest.raises(UserError, match="must be True, False or 'alternating', got"):
+        aug.check_flip(options(flip=flip))
+    for right in (True, False, "alternating"):
+        aug.check_flip(options(flip=right))

@@ -10,7 +10,9 @@ from introspect_jax.config import default_config, fields
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-ARGUMENTS: dict[str, tuple[str | None, ...]] = {"cifar10": (None, "quick", "little")}
+ARGUMENTS: dict[str, tuple[str | None, ...]] = {
+    "cifar10": (None, "quick", "little", "fast")
+}
 KINDS = (
     "wrong type",
     "negative",
@@ -44,6 +46,7 @@ CHOSEN = {
             ("resnet", "resnet18"),
             ("small_resnet", "resnet8"),
             ("wide_resnet", "wrn10_1"),
+            ("airbench", "airbench"),
             ("vgg", "vgg11"),
             ("vit", "vit_ti4"),
         )

@@ -20,6 +20,17 @@ def test_cosine():
     np.testing.assert_allclose(rates(8, schedule="cosine"), wanted, rtol=1e-5)
 
 
+def test_linear():
+    np.testing.assert_allclose(
+        rates(4, schedule="linear"), [1, 0.75, 0.5, 0.25], rtol=1e-6
+    )
+
+
+def test_warmup_then_linear_to_zero_at_the_end():
+    found = rates(10, schedule="linear", warmup=0.2)
+    np.testing.assert_allclose(found, [0, 0.5, *np.arange(8, 0, -1) / 8], rtol=1e-6)
+
+
 def test_warmup_then_cosine_over_the_rest():
     found = rates(10, schedule="cosine", warmup=0.2)
     rest = 0.5 * (1 + np.cos(np.pi * np.arange(8) / 8))

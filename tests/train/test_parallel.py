@@ -70,6 +70,7 @@ def test_replicas_are_what_pmap_does(experiment):
         num_classes=10,
         preprocess=made.evaluator.preprocess,
         parallel=recorded,
+        steps_per_epoch=made.context.steps_per_epoch,
     )
     update, part_of = jax.jit(update), recorded.part_of
 
