@@ -121,9 +121,7 @@ def _serve(connection: Any, make: Callable, given: tuple, cores: Any) -> None:
             try:
                 step, wait = make(*given, name)
                 first = seconds(lambda: (step(), wait()))  # noqa: B023
-            except (
-                Exception
-            ) as error:  # what torch.compile cannot, it says in many ways
+            except Exception as error:  # torch.compile fails in many ways
                 line = (str(error).splitlines() or [""])[0]
                 connection.send(("failed", f"{type(error).__name__}: {line}"))
                 continue
