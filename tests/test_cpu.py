@@ -1,0 +1,325 @@
+"""The settings for CPUs: exact, off in the library, and absent from accelerators."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, assemble
+from jax.sharding import NamedSharding, PartitionSpec
+
+from introspect_jax import cpu, introspect
+from introspect_jax.models import classifier
+from introspect_jax.train.devices import sharing
+from introspect_jax.train.parallel import choose_devices
+
+
+@pytest.fixture
+def active(monkeypatch):
+    """As after `switch_on`, in this process."""
+    monkeypatch.setattr(cpu, "active", True)
+
+
+def python(program, **environment):
+    """Standard output of a new process, which takes the defaults of its platform."""
+    kept = {
+        n: v for n, v in os.environ.items() if n not in ("XLA_FLAGS", "JAX_PLATFORMS")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=kept | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+# Kernel, stride and padding of the networks of this package, with an odd one.
+LAYERS = {
+    "3x3": (3, 1, 1),
+    "3x3, stride 2": (3, 2, 1),
+    "1x1, stride 2": (1, 2, 0),
+    "7x7, stride 2": (7, 2, 3),
+    "2x2": (2, 1, 0),
+}
+
+
+def layer(function, name):
+    """`(x, kernel) -> array` of a layer with this function for its convolution."""
+    _, stride, padding = LAYERS[name]
+    return functools.partial(
+        function,
+        window_strides=(stride, stride),
+        padding=((padding, padding),) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def drawn(name, dtype):
+    size = LAYERS[name][0]
+    keys = jax.random.split(jax.random.key(0), 2)
+    return (
+        jax.random.normal(keys[0], (3, 8, 8, 5), dtype),
+        jax.random.normal(keys[1], (size, size, 5, 6), dtype),
+    )
+
+
+def derivatives(conv):
+    """Name -> function of `(x, kernel)`: what is taken of convolutions here."""
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.tanh(conv(x, kernel)))
+
+    def transposed(x, kernel):
+        out = conv(x, kernel)
+        return jax.linear_transpose(lambda x: conv(x, kernel), x)(out)[0]
+
+    return {
+        "outputs": conv,
+        "gradients": jax.grad(loss, (0, 1)),
+        "forward mode": lambda x, k: jax.jvp(conv, (x, k), (jnp.cos(x), jnp.sin(k)))[1],
+        "transposed": transposed,
+        # Derivatives of explanations: that of a gradient, by the weights and the input.
+        "second order": jax.grad(
+            lambda x, k: jnp.sum(jnp.sin(jax.grad(loss)(x, k))), (0, 1)
+        ),
+        "vmap": lambda x, k: jax.vmap(conv, (0, None))(jnp.stack([x, 2 * x]), k),
+        "vmap over kernels": lambda x, k: jax.vmap(conv, (None, 0))(
+            x, jnp.stack([k, 2 * k])
+        ),
+        "rematerialised": jax.grad(jax.checkpoint(loss), (0, 1)),
+    }
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize("name", LAYERS)
+def test_convolutions_are_those_of_lax(active, x64, name):
+    """In float64, compiled with the barriers kept: nothing but rounding apart."""
+    given = drawn(name, jnp.float64)
+    plain = derivatives(layer(jax.lax.conv_general_dilated, name))
+    ours = derivatives(layer(cpu.conv_general_dilated, name))
+    for kind in plain:
+        wanted = jax.jit(plain[kind])(*given)
+        chex.assert_trees_all_close(
+            cpu.jit(ours[kind])(*given), wanted, rtol=1e-12, atol=1e-12
+        )
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize(("dtype", "apart"), [(jnp.float32, 2e-5), (jnp.bfloat16, 0.1)])
+def test_less_precision_against_float64(active, x64, dtype, apart):
+    exact = derivatives(layer(jax.lax.conv_general_dilated, "3x3"))
+    ours = derivatives(layer(cpu.conv_general_dilated, "3x3"))
+    given = drawn("3x3", dtype)
+    wide = [value.astype(jnp.float64) for value in given]
+    for kind in ("outputs", "gradients", "forward mode", "transposed"):
+        wanted = jax.tree.leaves(exact[kind](*wide))
+        for mine, true in zip(
+            jax.tree.leaves(cpu.jit(ours[kind])(*given)), wanted, strict=True
+        ):
+            assert mine.dtype == dtype
+            scale = float(jnp.abs(true).max())
+            np.testing.assert_allclose(
+                np.asarray(mine, np.float64) / scale, true / scale, atol=apart
+            )
+
+
+def test_a_divided_batch(active, x64):
+    x, kernel = drawn("3x3", jnp.float64)
+    x = jnp.concatenate([x] * 8)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    conv = layer(cpu.conv_general_dilated, "3x3")
+    gradient = cpu.jit(jax.grad(lambda k, x: jnp.sum(jnp.tanh(conv(x, k)))))
+    divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    chex.assert_trees_all_close(
+        gradient(kernel, divided), gradient(kernel, x), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_explanations_are_the_same(monkeypatch, x64):
+    """The similarity of a network's explanations, with and without."""
+    from tiny import build_tiny
+
+    from introspect_jax.models import init_variables, make_logits_fn
+
+    net = build_tiny(4)
+    net = net.clone(backbone=net.backbone.clone())
+    params, state = init_variables(net, (8, 8, 3), jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
+    y = jnp.arange(6) % 4
+
+    def target():
+        logits_fn = make_logits_fn(net, {"params": params, **state})
+        return cpu.jit(lambda x: introspect(logits_fn, x, y).probs)(x)
+
+    before = target()
+    monkeypatch.setattr(cpu, "active", True)
+    chex.assert_trees_all_close(target(), before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.optimised
+def test_barriers_are_kept_by_the_compiler(active):
+    """Otherwise they gain nothing: the compiler must know the option."""
+    conv = layer(cpu.conv_general_dilated, "3x3")
+    given = drawn("3x3", jnp.float32)
+    assert "opt-barrier" in cpu.jit(conv).lower(*given).compile().as_text()
+    assert "opt-barrier" not in jax.jit(conv).lower(*given).compile().as_text()
+
+
+def lowered(trainer, platform):
+    batch = next(trainer.batches())
+    traced = trainer.train_step.trace(trainer.abstract_state(), batch)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_get_the_program_that_they_got_before(
+    experiment, monkeypatch, platform
+):
+    """Convolutions of Flax's own, as before there were settings for CPUs."""
+    text = lowered(experiment(), platform)
+    monkeypatch.setattr(classifier, "conv_general_dilated", None)
+    assert text == lowered(experiment(), platform)
+    assert "stablehlo.convolution" in text
+    assert "optimization_barrier" not in text
+
+
+def test_a_program_with_barriers_differs(experiment, active):
+    assert "optimization_barrier" in lowered(experiment(), "cpu")
+
+
+IMPORTS = """
+import introspect_jax, introspect_jax.run
+from introspect_jax import cpu
+import jax
+print(cpu.active, cpu.virtual_devices)
+print(jax.config.jax_num_cpu_devices, jax.device_count())
+"""
+
+
+def test_importing_the_package_changes_nothing():
+    assert python(IMPORTS, JAX_PLATFORMS="cpu") == ["False", "0", "-1", "1"]
+
+
+SWITCHED = """
+from introspect_jax import cpu
+print(cpu.switch_on(), cpu.active, cpu.virtual_devices)
+import jax
+print(jax.device_count())
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({"JAX_PLATFORMS": "cpu"}, [True, True, "cores", "cores"]),
+        (
+            {
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
+            },
+            [True, True, 0, 3],
+        ),
+        ({"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "3"}, [True, True, 0, 3]),
+    ],
+    ids=["a core a device", "by the user's flags", "by the user's variable"],
+)
+def test_switched_on(environment, wanted):
+    cores = len(os.sched_getaffinity(0))
+    wanted = [cores if value == "cores" else value for value in wanted]
+    assert python(SWITCHED, **environment) == [str(value) for value in wanted]
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "tpu,cpu", "cuda,cpu"])
+def test_not_where_accelerators_are_asked_for(platforms):
+    program = "from introspect_jax import cpu; print(cpu.switch_on(), cpu.active)"
+    assert python(program, JAX_PLATFORMS=platforms) == ["False", "False"]
+
+
+def test_not_where_a_plugin_may_find_an_accelerator(tmp_path):
+    (tmp_path / "jax_plugins").mkdir()
+    (tmp_path / "jax_plugins" / "made_up.py").write_text("def initialize(): pass")
+    program = "from introspect_jax import cpu; print(cpu.switch_on(), cpu.active)"
+    paths = os.pathsep.join([str(ROOT), str(tmp_path)])
+    assert python(program, PYTHONPATH=paths) == ["False", "False"]
+    assert python(program, PYTHONPATH=paths, JAX_PLATFORMS="cpu") == ["True", "True"]
+
+
+FAULTS = """
+import resource
+from introspect_jax import cpu
+if SWITCH:
+    cpu.switch_on()
+import jax, jax.numpy as jnp
+step = jax.jit(lambda x: jnp.sort(x, axis=0)[::-1] + jnp.cumsum(x, axis=1))
+x = jnp.ones((1024, 4096))
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):  # until its memory is as large as it needs
+    x = step(x).block_until_ready() / 4096
+before = faults()
+for _ in range(5):
+    x = step(x).block_until_ready() / 4096
+print((faults() - before) // 5)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+def test_freed_memory_is_kept():
+    """A step of 16 MiB arrays: 4,096 pages each."""
+
+    def faults(switch):
+        program = FAULTS.replace("SWITCH", repr(switch))
+        return int(python(program, JAX_PLATFORMS="cpu")[0])
+
+    assert faults(False) > 4000
+    assert faults(True) < 100
+
+
+def counts(*sizes, count=0):
+    return len(sharing(*sizes, count=count))
+
+
+def test_as_many_devices_as_divide_the_batches():
+    """Of the eight that there are here."""
+    assert counts(128, 256) == 8
+    assert counts(12, 256) == 4
+    assert counts(36) == 6
+    assert counts(33, 256) == 1
+    assert counts(7) == 7
+    assert counts(128, 256, 4) == 4
+    # As many as a run was begun on, if they can be had.
+    assert counts(128, 256, count=2) == 2
+    assert counts(128, 256, count=16) == 8
+    assert counts(12, count=8) == 6
+    assert sharing(12, count=3) == jax.devices()[:3]
+
+
+def test_devices_of_a_run(digits_config, monkeypatch):
+    digits_config.batch_size, digits_config.eval_batch_size = 36, 72
+    assert choose_devices(digits_config) == jax.devices()  # the user's own number
+    monkeypatch.setattr(cpu, "virtual_devices", 8)
+    assert len(choose_devices(digits_config)) == 6
+    assert len(choose_devices(digits_config, 2)) == 2
+    digits_config.parallel.mode, digits_config.parallel.replicas = "pmapped", 4
+    assert len(choose_devices(digits_config)) == 4
+
+
+@pytest.mark.fused
+def test_one_and_two_devices_agree_to_rounding(digits_config, active):
+    """After two steps: later, rounding grows as in any training."""
+    digits_config.optimizer.learning_rate = 0.01
+    states = []
+    for devices in (1, 2):
+        made = assemble(digits_config, devices)
+        state, batches = made.init_state(), made.batches()
+        for _ in range(2):
+            state, _ = made.train_step(state, next(batches))
+        states.append(jax.device_get((state.params, state.model_state)))
+    chex.assert_trees_all_close(*states, rtol=1e-4, atol=1e-5)
