@@ -173,17 +173,25 @@ def verdicts(rows: list[dict]) -> list[dict]:
     return goals
 
 
+def write(rows: list[dict], checks: dict[int, dict[str, float]]) -> None:
+    record(
+        FLAGS.json,
+        rows,
+        torch=torch.__version__,
+        torch_threads=torch.get_num_threads(),
+        model=MODEL,
+        batch_size=FLAGS.batch_size,
+        dtype=FLAGS.dtype,
+        largest_differences=checks,
+        goals=verdicts(rows),
+    )
+
+
 def main(_):
     logging.set_verbosity(logging.WARNING)
-    if (jax.default_backend() == "cpu") != (torch_training.DEVICE.type == "cpu"):
-        raise SystemExit(
-            f"JAX is on {jax.default_backend()} and PyTorch on "
-            f"{torch_training.DEVICE.type}: install both for the same device"
-        )
+    torch_training.check_device()
+    torch_training.tune()
     torch.set_num_threads(FLAGS.threads or len(usable_cpus()))
-    # What JAX does by default: TensorFloat-32 in float32, the fastest algorithms.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
     # The backward pass of a compiled network is called for every class.
     with contextlib.suppress(ImportError):
         import torch._functorch.config as functorch
@@ -199,9 +207,11 @@ def main(_):
             f"{name} {apart:.0e}" for name, apart in checks[classes].items()
         )
         print(f"{classes} classes, largest differences in float64: {shown}", flush=True)
-        if not rows:  # standard training hardly depends on the number of classes
-            rows += measure("standard", classes)
-        rows += measure("introspective", classes)
+        # Standard training hardly depends on the number of classes.
+        for method in ["introspective"] if rows else ["standard", "introspective"]:
+            rows += measure(method, classes)
+            # Now, not at the end: what is known stays if the process is stopped.
+            write(rows, checks)
     show(
         f"{MODEL}, batch {FLAGS.batch_size}, {FLAGS.dtype}: PyTorch's time over ours",
         ("K", "method<", "PyTorch<", "way<", "ratio"),
@@ -216,24 +226,12 @@ def main(_):
             for row in rows
         ],
     )
-    goals = verdicts(rows)
-    for goal in goals:
+    for goal in verdicts(rows):
         print(
             f"goal: {goal['method']}, {goal['classes']} classes, at least "
             f"{goal['goal']:g}x: {goal['ratio']:.2f}x, "
             + ("met" if goal["met"] else "MISSED")
         )
-    record(
-        FLAGS.json,
-        rows,
-        torch=torch.__version__,
-        torch_threads=torch.get_num_threads(),
-        model=MODEL,
-        batch_size=FLAGS.batch_size,
-        dtype=FLAGS.dtype,
-        largest_differences=checks,
-        goals=goals,
-    )
 
 
 if __name__ == "__main__":
