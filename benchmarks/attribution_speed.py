@@ -17,20 +17,21 @@ import statistics
 import sys
 from collections.abc import Callable
 
-# No accelerator: PyTorch's side would not use it.
-os.environ["JAX_PLATFORMS"] = "cpu"
+# Both sides share the memory of an accelerator.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import captum
 import jax
 import numpy as np
 import torch
-from absl import app, flags
+from absl import app, flags, logging
 from captum import attr
 from rich.console import Console
 from rich.table import Table
 from timing import record, seconds
 from torch_models import drawn_variables, from_flax
+from torch_training import DEVICE, check_device, tune, wait
 
 from introspect_jax.explain import (
     IntegratedGradients,
@@ -149,11 +150,11 @@ class Captum:
     def __init__(self, problem: Problem, memory_format: str):
         form = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
         form = form[memory_format]
-        images = torch.from_numpy(problem.images).permute(0, 3, 1, 2)
+        images = torch.from_numpy(problem.images).to(DEVICE).permute(0, 3, 1, 2)
         self.images = images.contiguous(memory_format=form).requires_grad_()
         net = from_flax(problem.name, problem.variables)
-        self.net = net.to(images.dtype).to(memory_format=form)
-        self.labels = torch.from_numpy(problem.labels)
+        self.net = net.to(DEVICE, images.dtype).to(memory_format=form)
+        self.labels = torch.from_numpy(problem.labels).to(DEVICE)
         self.classes, self.noise = problem.classes, problem.noise
         self.memory_format, self.at_once = memory_format, FLAGS.points
 
@@ -174,7 +175,7 @@ class Captum:
 
     def smoothgrad(self):
         if self.noise is not None:  # captum takes none: the same formula by hand
-            noise = torch.from_numpy(self.noise).permute(0, 1, 4, 2, 3)
+            noise = torch.from_numpy(self.noise).to(DEVICE).permute(0, 1, 4, 2, 3)
             noisy = (self.images[:, None] + noise).flatten(0, 1).detach()
             labels = self.labels.repeat_interleave(noise.shape[1])
             score = self.net(noisy.requires_grad_()).gather(1, labels[:, None]).sum()
@@ -191,7 +192,7 @@ class Captum:
 
     def similarity(self):
         maps = self.all_classes()
-        own = maps[torch.arange(len(maps)), self.labels]
+        own = maps[torch.arange(len(maps), device=DEVICE), self.labels]
         inner = torch.einsum("bkchw,bchw->bk", maps, own)
         return inner / inner.gather(1, self.labels[:, None])
 
@@ -208,7 +209,7 @@ def make_problem(name: str, classes: int, batch: int) -> Problem:
 
 def difference(ours, theirs) -> float:
     """The largest, relative to the largest magnitude."""
-    theirs = theirs.detach().numpy()
+    theirs = theirs.detach().cpu().numpy()
     if theirs.ndim > 2:
         theirs = np.moveaxis(theirs, -3, -1)
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
@@ -248,6 +249,11 @@ def compare(problem: Problem) -> dict[str, float]:
     return differences
 
 
+def waited(function: Callable) -> float:
+    """Seconds of a call of PyTorch, until its device has done it."""
+    return seconds(lambda: (function(), wait()))
+
+
 def fastest(problem: Problem) -> tuple[Captum, Captum, Ours]:
     """captum's side set for single gradients, both sides set for many points an image.
 
@@ -256,14 +262,15 @@ def fastest(problem: Problem) -> tuple[Captum, Captum, Ours]:
     """
     sides = [Captum(problem, "nchw"), Captum(problem, "nhwc")]
     single = min(
-        sides, key=lambda side: min(seconds(side.gradient) for _ in range(MOST_REPEATS))
+        sides,
+        key=lambda side: min(waited(side.gradient) for _ in range(MOST_REPEATS)),
     )
     parts = [-(-FLAGS.points // n) for n in (1, 2, 5, 10)]
     captum_seconds = {}
     for at_once in parts:
         for side in sides:
             side.at_once = at_once
-            captum_seconds[side, at_once] = seconds(side.integrated_gradients)
+            captum_seconds[side, at_once] = waited(side.integrated_gradients)
         # Later trials use the faster format only.
         sides = [min(sides, key=lambda side: captum_seconds[side, at_once])]
     many, at_once = min(captum_seconds, key=captum_seconds.get)
@@ -289,7 +296,7 @@ def measure(name: str, classes: int, batch: int) -> list[dict]:
         while len(pairs) < FLAGS.repeats or (
             sum(map(sum, pairs)) < LONG_ENOUGH and len(pairs) < MOST_REPEATS
         ):
-            pairs.append((seconds(jax_run), seconds(captum_run)))
+            pairs.append((seconds(jax_run), waited(captum_run)))
         taken, other = (statistics.median(side) for side in zip(*pairs, strict=True))
         row_name = f"{explanation} {FLAGS.points}" if sampled else explanation
         rows.append(
@@ -331,6 +338,9 @@ def show(rows: list[dict]) -> None:
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)
+    check_device()
+    tune()
     torch.set_num_threads(os.cpu_count())
     rows = []
     for model in FLAGS.models:

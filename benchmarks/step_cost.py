@@ -12,6 +12,7 @@ from standard training with the same normalisation.
 
 import pathlib
 import sys
+from collections.abc import Iterator
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -100,10 +101,10 @@ class Step:
         self()
 
 
-def measure(classes: int) -> list[dict]:
+def measure(classes: int) -> Iterator[dict]:
     """A row for each variant."""
     dataset = random_dataset(classes, 32, 2 * FLAGS.batch_size)
-    rows, standard, base, top1 = [], None, "", accuracies()
+    standard, base, top1 = None, "", accuracies()
     for name, changes in VARIANTS.items():
         step, time_ratio = Step(changes, dataset), None
         if name.startswith("standard"):
@@ -115,22 +116,19 @@ def measure(classes: int) -> list[dict]:
                 {"own": step, "base": standard}, FLAGS.repeats, most_seconds=60
             )
             time_ratio = median_ratio(taken["own"], taken["base"])
-        rows.append(
-            {
-                "variant": name,
-                "classes": classes,
-                "flops_ratio": step.flops / standard.flops,
-                "time_ratio": time_ratio,
-                "temp_bytes_ratio": step.temp_bytes / standard.temp_bytes,
-                "gflops": step.flops / 1e9,
-                "temp_mib": step.temp_bytes / 2**20,
-                "study_top1": top1.get(name),
-                "study_top1_difference": (
-                    top1[name] - top1[base] if {name, base} <= top1.keys() else None
-                ),
-            }
-        )
-    return rows
+        yield {
+            "variant": name,
+            "classes": classes,
+            "flops_ratio": step.flops / standard.flops,
+            "time_ratio": time_ratio,
+            "temp_bytes_ratio": step.temp_bytes / standard.temp_bytes,
+            "gflops": step.flops / 1e9,
+            "temp_mib": step.temp_bytes / 2**20,
+            "study_top1": top1.get(name),
+            "study_top1_difference": (
+                top1[name] - top1[base] if {name, base} <= top1.keys() else None
+            ),
+        }
 
 
 def show_rows(rows: list[dict]) -> None:
@@ -157,9 +155,19 @@ def show_rows(rows: list[dict]) -> None:
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
-    rows = [row for classes in FLAGS.classes for row in measure(int(classes))]
+    rows = []
+    for classes in FLAGS.classes:
+        for row in measure(int(classes)):
+            rows.append(row)
+            # Now, not at the end: what is known stays if the process is stopped.
+            record(
+                FLAGS.json,
+                rows,
+                model=FLAGS.model,
+                batch_size=FLAGS.batch_size,
+                dtype=FLAGS.dtype,
+            )
     show_rows(rows)
-    record(FLAGS.json, rows, model=FLAGS.model, batch_size=FLAGS.batch_size)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,27 @@ import contextlib
 import copy
 from collections.abc import Callable
 
+import jax
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_device() -> None:
+    """Ends the program where JAX and PyTorch are on devices of different kinds."""
+    if (jax.default_backend() == "cpu") != (DEVICE.type == "cpu"):
+        raise SystemExit(
+            f"JAX is on {jax.default_backend()} and PyTorch on {DEVICE.type}: install "
+            "both for the same device"
+        )
+
+
+def tune() -> None:
+    """What JAX does by default: TensorFloat-32 in float32, the fastest algorithms."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
 
 
 def every_class(net: nn.Module, images: torch.Tensor, labels: torch.Tensor):

@@ -109,15 +109,14 @@ def make_theirs(options: Options, name: tuple[str, str, str]) -> Made:
 
 
 def set_up_torch(threads: int) -> None:
-    """What JAX does by default: a thread a core, TensorFloat-32 in float32, the fastest
-    algorithms."""
+    """Settings of PyTorch like the defaults of JAX, and a thread a core."""
     import torch
+    import torch_training
 
     from introspect_jax.machine import usable_cpus
 
     torch.set_num_threads(threads or len(usable_cpus()))
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    torch_training.tune()
     # The backward pass of a compiled network is called for every class.
     with contextlib.suppress(ImportError):
         import torch._functorch.config as functorch
@@ -125,12 +124,11 @@ def set_up_torch(threads: int) -> None:
         functorch.donated_buffer = False
 
 
-def check(options: Options) -> tuple[dict[str, float], str, str]:
+def check(options: Options) -> tuple[dict[str, float], str]:
     """Compares both sides in float64.
 
     Returns:
-      The largest differences (`torch_agreement.compare`), PyTorch's version, and the
-      type of its device.
+      The largest differences (`torch_agreement.compare`), and PyTorch's version.
     """
     from introspect_jax import cpu
 
@@ -139,4 +137,5 @@ def check(options: Options) -> tuple[dict[str, float], str, str]:
     import torch_training
     from torch_agreement import compare
 
-    return compare(options), torch.__version__, torch_training.DEVICE.type
+    torch_training.check_device()
+    return compare(options), torch.__version__

@@ -219,48 +219,42 @@ def main(_):
     if not shutil.which(os.environ.get("CXX", "g++")):
         print("no C++ compiler: torch.compile is not run")
         FLAGS.compiled = []
-    rows, alone, checks, torch_version = [], [], {}, ""
+    rows, alone, checks = [], [], {}
     for classes in map(int, FLAGS.classes):
         options = Options(
             FLAGS.model, FLAGS.size, classes, FLAGS.batch_size, FLAGS.dtype, FLAGS.cores
         )
         spawn = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
-            found = pool.submit(check, options).result()
-        checks[classes], torch_version, device = found
-        if (device == "cpu") != (jax.default_backend() == "cpu"):
-            raise SystemExit(
-                f"JAX is on {jax.default_backend()} and PyTorch on {device}: install "
-                "both for the same device"
-            )
+            checks[classes], torch_version = pool.submit(check, options).result()
         shown = ", ".join(f"{n} {apart:.0e}" for n, apart in checks[classes].items())
         print(f"{classes} classes, largest differences in float64: {shown}", flush=True)
         for method in FLAGS.methods:
-            # Standard training hardly depends on the number of classes.
-            if method == "introspective" or not rows:
-                more, own = measure(method, options)
-                rows, alone = rows + more, [*alone, own]
+            if method == "standard" and rows:
+                continue  # it hardly depends on the number of classes
+            more, own = measure(method, options)
+            rows, alone = rows + more, [*alone, own]
+            # Now, not at the end: what is known stays if the process is stopped.
+            record(
+                FLAGS.json,
+                rows,
+                torch=torch_version,
+                model=FLAGS.model,
+                size=FLAGS.size,
+                batch_size=FLAGS.batch_size,
+                dtype=FLAGS.dtype,
+                cores=FLAGS.cores or len(usable_cpus()),
+                largest_differences=checks,
+                goals=verdicts(rows),
+                this_package=alone,
+            )
     show_rows(rows, alone)
-    goals = verdicts(rows)
-    for goal in goals:
+    for goal in verdicts(rows):
         print(
             f"goal: {goal['method']}, {goal['classes']} classes, against "
             f"{goal['against']} at least {goal['goal']:g}x: {goal['ratio']:.2f}x, "
             + ("met" if goal["met"] else "MISSED")
         )
-    record(
-        FLAGS.json,
-        rows,
-        torch=torch_version,
-        model=FLAGS.model,
-        size=FLAGS.size,
-        batch_size=FLAGS.batch_size,
-        dtype=FLAGS.dtype,
-        cores=FLAGS.cores or len(usable_cpus()),
-        largest_differences=checks,
-        goals=goals,
-        this_package=alone,
-    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+# "" is whatever JAX finds: tests of numbers run on accelerators too, by
+# benchmarks/accelerator.sh.
+os.environ["JAX_PLATFORMS"] = os.environ.get("INTROSPECT_TEST_PLATFORM", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
