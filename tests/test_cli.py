@@ -53,6 +53,10 @@ def main(*arguments, devices=1):
             "did you mean 'gradient'?",
         ),
         ([DIGITS, "--config.data.name=digit"], "did you mean 'digits'?"),
+        (
+            [DIGITS, "--config.data.augment.flip=alternate"],
+            "data.augment.flip must be True, False or 'alternating', got 'alternate'",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -1,17 +1,27 @@
 """Every config is lowered for the shapes of its own data, without running."""
 
 import importlib.util
+import json
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from conftest import ROOT
+from ml_collections import ConfigDict, config_flags
 from tiny import TINY, build_tiny
 
 from introspect_jax import data
-from introspect_jax.config import default_config, fields, validate
+from introspect_jax.config import (
+    config_hash,
+    default_config,
+    fields,
+    to_json,
+    validate,
+)
 from introspect_jax.data.sources import Dataset, Source, array_source
 from introspect_jax.errors import UserError
 from introspect_jax.train.check import check
@@ -135,6 +145,38 @@ def test_bad_values(field, value, says):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=says):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ([], True),
+        (["--config.data.augment.flip=True"], True),
+        (["--config.data.augment.flip"], True),
+        (["--config.data.augment.flip=False"], False),
+        (["--noconfig.data.augment.flip"], False),
+        (["--config.data.augment.flip=alternating"], "alternating"),
+    ],
+)
+def test_flips_on_the_command_line(words, value, monkeypatch):
+    own, config = flags.FlagValues(), read(ROOT / "configs" / "cifar10.py")
+    monkeypatch.setattr(sys, "argv", ["main", *words])
+    config_flags.DEFINE_config_dict("config", config, flag_values=own)
+    own(sys.argv)
+    config = own.config
+    validate(config)
+    assert config.data.augment.flip == value
+    assert type(config.data.augment.flip) is type(value)
+
+
+def test_the_type_of_flips_does_not_matter_to_a_run():
+    """Runs on file have a plain boolean."""
+    config = read(ROOT / "configs" / "cifar10.py")
+    stored = ConfigDict(json.loads(to_json(config)))
+    assert stored.data.augment.flip is True
+    assert fields(stored)["data.augment.flip"] is True
+    validate(ConfigDict(config.to_dict()))
+    assert config_hash(ConfigDict(config.to_dict())) == config_hash(config)
 
 
 def test_a_field_that_does_not_exist():

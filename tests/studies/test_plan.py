@@ -90,6 +90,15 @@ def test_settings_multiply():
     assert {r.setting for r in plan.runs} == {"label_noise=0.0", "label_noise=0.2"}
 
 
+def test_flips_are_switched_on_or_alternate():
+    """A field of several types, whatever the config of the study has."""
+    for config in ("configs/digits.py", "configs/cifar10.py"):
+        settings = sweep("data.augment.flip", [True, False, "alternating"])
+        study = make(config=config, arms=ARMS[:1], seeds=(0,), settings=settings)
+        found = [r.config.data.augment.flip for r in Planner(study).plan({}).runs]
+        assert found == [True, False, "alternating"]
+
+
 def test_tuning_chooses_on_validation_and_then_runs():
     planner = Planner(
         make(

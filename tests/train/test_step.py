@@ -176,6 +176,23 @@ def test_average_follows_and_is_what_is_deployed(experiment):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_alternating_flips_change_with_the_epoch_and_the_seed(experiment):
+    """The same batch at other steps, of 40 to the epoch."""
+    changes = {"data.augment.flip": "alternating", "data.augment.crop_padding": 0}
+    made = experiment(1, **changes, **STANDARD)
+    assert made.context.steps_per_epoch == 40
+    batch = next(made.batches(0))
+
+    def loss(step, batch=batch):
+        state = made.init_state().replace(step=jnp.asarray(step, jnp.int32))
+        return float(made.train_step(state, batch)[1]["loss"])
+
+    first = loss(0)
+    assert [loss(step) == first for step in (39, 40, 79, 80)] == [1, 0, 0, 1]
+    seed = jax.device_put(np.uint32(9), batch["seed"].sharding)
+    assert loss(0, batch | {"seed": seed}) != first
+
+
 def test_introspective_weight_ramps_up(experiment):
     _, metrics = steps(
         experiment(
