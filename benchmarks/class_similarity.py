@@ -24,6 +24,7 @@ import numpy as np
 from absl import app, flags
 from timing import free_bytes, record, show
 
+from introspect_jax import cli, cpu
 from introspect_jax.explain import (
     Gradient,
     IntegratedGradients,
@@ -37,6 +38,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list("classes", ["10", "100", "1000"], "Numbers of classes.")
 flags.DEFINE_integer("batch_size", 2, "Images.")
 flags.DEFINE_integer("repeats", 3, "Timed turns, but one where it takes long.")
+cli.define_cpu_flag()
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
 SLOW = 10.0  # seconds; after a longer turn there is no other
@@ -54,7 +56,7 @@ class Program:
         def run(variables, images, labels):
             return function(make_logits_fn(model, variables), images, labels)
 
-        self.run = jax.jit(run).lower(*arguments).compile()
+        self.run = cpu.jit(run).lower(*arguments).compile()
         self.arguments = arguments
         self.flops = self.run.cost_analysis()["flops"]
         self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
@@ -147,6 +149,8 @@ def show_rows(rows: list[dict]) -> None:
 
 
 def main(_):
+    if FLAGS.fast_cpu:
+        cpu.switch_on(devices=False)  # two images are not divided
     rows = [
         measure(int(classes), name)
         for classes in FLAGS.classes

@@ -30,7 +30,7 @@ from absl import app, flags, logging
 from timing import median_ratio, record, show
 
 from configs import cifar10
-from introspect_jax import data
+from introspect_jax import cli, cpu, data
 from introspect_jax.errors import UserError
 from introspect_jax.train.trainer import build
 
@@ -39,6 +39,7 @@ flags.DEFINE_integer("steps", 60, "Timed steps of a turn.")
 flags.DEFINE_integer("warm_up", 10, "Steps before them.")
 flags.DEFINE_integer("repeats", 5, "Turns.")
 flags.DEFINE_string("method", "standard", "Of training.")
+cli.define_cpu_flag()
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
 GOALS = {"on the device": 0.02, "streamed": 0.05}
@@ -54,7 +55,7 @@ class Loop:
         if streamed:
             config.data.device_megabytes = 0
         # In the streamed loop images stay where they are until they are read.
-        trainer = build(config, data.load(config.data), jax.devices()[:1])
+        trainer = build(config, data.load(config.data))
         assert trainer.loader.streams == streamed
         self.state = trainer.init_state()
         self.batches = trainer.batches(trainer.constants(None))
@@ -82,6 +83,8 @@ class Loop:
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    if FLAGS.fast_cpu:
+        cpu.switch_on()
     loops = {"on the device": Loop(False), "streamed": Loop(True)}
     compiled: list[float] = []
 

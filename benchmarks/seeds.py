@@ -28,6 +28,7 @@ from absl import app, flags, logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from timing import median_ratio, random_dataset, record, show, take_turns
 
+from introspect_jax import cli, cpu
 from introspect_jax.config import default_config
 from introspect_jax.train.devices import replicated
 from introspect_jax.train.state import init_state
@@ -38,6 +39,7 @@ flags.DEFINE_list("models", ["resnet8:16", "resnet20:32"], "Networks, name:pixel
 flags.DEFINE_list("seeds", ["2", "4"], "How many.")
 flags.DEFINE_integer("batch_size", 64, "Images a step of one seed.")
 flags.DEFINE_integer("repeats", 5, "Timed turns.")
+cli.define_cpu_flag()
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
 TOLERANCE, MOST_SECONDS = 1e-3, 15.0
@@ -113,7 +115,7 @@ class Together:
                 out_specs=over_seeds,
                 check_vma=False,
             )
-        self.run = jax.jit(function, donate_argnums=0)
+        self.run = cpu.jit(function, donate_argnums=0)
 
     def __call__(self) -> None:
         self.states, _ = self.run(self.states, self.batch)
@@ -188,6 +190,8 @@ def measure(model: str, size: int, count: int) -> list[dict]:
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    if FLAGS.fast_cpu:
+        cpu.switch_on()
     rows = []
     for model in FLAGS.models:
         name, size = model.split(":")

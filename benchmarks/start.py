@@ -60,6 +60,7 @@ def first_step(folder: pathlib.Path) -> None:
         spent[event] += seconds
 
     jax.monitoring.register_event_duration_secs_listener(listen)
+    from introspect_jax import cpu
     from introspect_jax.config import default_config
     from introspect_jax.run import run
     from introspect_jax.train.progress import Reporter
@@ -68,6 +69,7 @@ def first_step(folder: pathlib.Path) -> None:
         def log(self, step, values):
             raise _Reached
 
+    cpu.switch_on()
     config = default_config()
     config.data.name = "digits"
     config.model.name = FLAGS.model

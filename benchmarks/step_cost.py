@@ -28,6 +28,7 @@ from timing import (
     take_turns,
 )
 
+from introspect_jax import cli, cpu
 from introspect_jax.config import default_config
 from introspect_jax.data.sources import Dataset
 from introspect_jax.train.trainer import build
@@ -40,6 +41,7 @@ flags.DEFINE_integer("batch_size", 64, "Images a step.")
 flags.DEFINE_integer("repeats", 9, "Timed steps of each kind.")
 flags.DEFINE_string("model", "resnet20", "The network.")
 flags.DEFINE_string("dtype", "float32", "Of its activations.")
+cli.define_cpu_flag()
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
 STANDARD = {"method.name": "standard"}
@@ -84,12 +86,14 @@ class Step:
         config.data.augment.crop_padding = 4
         config.data.augment.flip = True
         config.update_from_flattened_dict(changes)
-        self.trainer = build(config, dataset, jax.devices()[:1])
+        self.trainer = build(config, dataset)
         self.batch = next(self.trainer.batches(self.trainer.constants(None)))
         abstract = self.trainer.abstract_state()
         self.run = self.trainer.train_step.lower(abstract, self.batch).compile()
-        self.flops = self.run.cost_analysis()["flops"]
-        self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
+        # Of all devices together; the compiler analyses what one of them does.
+        devices = self.trainer.parallel.mesh.size
+        self.flops = devices * self.run.cost_analysis()["flops"]
+        self.temp_bytes = devices * self.run.memory_analysis().temp_size_in_bytes
         self.state = None
 
     def __call__(self) -> None:
@@ -155,6 +159,8 @@ def show_rows(rows: list[dict]) -> None:
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    if FLAGS.fast_cpu:
+        cpu.switch_on()
     rows = []
     for classes in FLAGS.classes:
         for row in measure(int(classes)):

@@ -25,6 +25,8 @@ from absl import app, flags, logging
 from step_cost import VARIANTS, Step
 from timing import random_dataset, record, show
 
+from introspect_jax import cpu
+
 FLAGS = flags.FLAGS
 flags.DEFINE_list("variants", ["standard", "projection"], "Of step_cost.py.")
 flags.DEFINE_integer("steps", 5, "Traced steps.")
@@ -144,6 +146,8 @@ def measure(variant: str, classes: int) -> list[dict]:
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    if FLAGS.fast_cpu:
+        cpu.switch_on()
     classes = int(FLAGS.classes[0])
     rows = [row for name in FLAGS.variants for row in measure(name, classes)]
     show(

@@ -23,6 +23,7 @@ an accelerator, and in a program that imports this package, nothing changes.
 `benchmarks/README.md` says what each of them gains.
 """
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
@@ -30,7 +31,7 @@ import importlib.util
 import os
 import pkgutil
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -49,6 +50,8 @@ _OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 # Whether `switch_on` was called on CPUs, and how many devices it made of the cores.
 active = False
 virtual_devices = 0
+# Among how many devices the batches are divided that are traced now.
+_sharing = 1
 
 
 def switch_on(*, devices: bool = True) -> bool:
@@ -107,6 +110,21 @@ def jit(function: Callable, **options: Any) -> Any:
     return jax.jit(function, **options)
 
 
+@contextlib.contextmanager
+def divided_among(devices: int) -> Iterator[None]:
+    """Context in which functions are traced whose batch so many devices share.
+
+    A group of images has as many of each device; so the bits of a step depend on this
+    number, not on that of the cores.
+    """
+    global _sharing
+    before, _sharing = _sharing, devices
+    try:
+        yield
+    finally:
+        _sharing = before
+
+
 def conv_general_dilated(
     lhs: jax.Array, rhs: jax.Array, *args: Any, **kwargs: Any
 ) -> jax.Array:
@@ -156,7 +174,7 @@ def _grouped(conv: Callable, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     moves between devices.
     """
     images = len(lhs)
-    size = _GROUP * max(virtual_devices, 1)
+    size = _GROUP * _sharing
     groups = images // size if images % size == 0 else 1
     if groups < 2:
         return conv(lhs, rhs)

@@ -65,7 +65,7 @@ def drawn(name, dtype):
     size = LAYERS[name][0]
     keys = jax.random.split(jax.random.key(0), 2)
     return (
-        jax.random.normal(keys[0], (3, 8, 8, 5), dtype),
+        jax.random.normal(keys[0], (32, 6, 6, 5), dtype),
         jax.random.normal(keys[1], (size, size, 5, 6), dtype),
     )
 
@@ -130,16 +130,42 @@ def test_less_precision_against_float64(active, x64, dtype, apart):
             )
 
 
+def test_weight_gradients_are_taken_in_groups(active):
+    """Of 16 images of each device; the gradient of the input is not divided."""
+    conv = layer(cpu.conv_general_dilated, "3x3")
+    given = drawn("3x3", jnp.float32)
+
+    def convolutions(argument, devices):
+        gradient = jax.grad(lambda *given: jnp.sum(conv(*given) ** 2), argument)
+        with cpu.divided_among(devices):
+            return str(jax.make_jaxpr(gradient)(*given)).count("conv_general_dilated[")
+
+    assert convolutions(0, 1) == 2  # forward, and to the input
+    assert convolutions(1, 1) == 1 + 2  # forward, and two groups of 16
+    assert convolutions(1, 2) == 1 + 1
+
+
 def test_a_divided_batch(active, x64):
+    """Groups have as many images of each device: none is moved."""
     x, kernel = drawn("3x3", jnp.float64)
     x = jnp.concatenate([x] * 8)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     conv = layer(cpu.conv_general_dilated, "3x3")
-    gradient = cpu.jit(jax.grad(lambda k, x: jnp.sum(jnp.tanh(conv(x, k)))))
+
+    def gradient(kernel, x):
+        with cpu.divided_among(8):
+            return jax.grad(lambda k: jnp.sum(jnp.tanh(conv(x, k))))(kernel)
+
     divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    compiled = cpu.jit(gradient).lower(kernel, divided).compile()
     chex.assert_trees_all_close(
-        gradient(kernel, divided), gradient(kernel, x), rtol=1e-12, atol=1e-12
+        compiled(kernel, divided), cpu.jit(gradient)(kernel, x), rtol=1e-12, atol=1e-12
     )
+    text = compiled.as_text()
+    assert "all-reduce" in text
+    assert not [
+        word for word in ("all-gather", "all-to-all", "permute(") if word in text
+    ]
 
 
 def test_explanations_are_the_same(monkeypatch, x64):

@@ -87,7 +87,12 @@ class Global:
 
     def shared(self, part_of: PartOf) -> Callable[[PyTree, Batch], Part]:
         """`(state, batch) -> Part` of the whole batch."""
-        return lambda state, batch: part_of(state, batch, None)
+
+        def whole(state: PyTree, batch: Batch) -> Part:
+            with cpu.divided_among(self.mesh.size):
+                return part_of(state, batch, None)
+
+        return whole
 
     def settings(self) -> dict[str, Any]:
         """What the bits of a step depend on beside its config and the versions."""
