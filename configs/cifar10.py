@@ -19,9 +19,9 @@ from the 66 % that 80 epochs reach on the validation split (`results/longer_trai
 the 45,000 images at 32x32, in batches of 1,024; `--config.data.validation_fraction=0`
 trains on all 50,000, and `--config.model.airbench.width=0.5` with half of the channels,
 28 % of the FLOPs. `--config.method.name=standard` is the baseline. Expected: 89.1 %
-test top-1 with both methods on CIFAR-10 (JPEG copy), in 5 to 7 s of training on one H200
-(`results/cifar10_fast`); the paper reaches 94.0 % with all that is left out here, on the
-original images.
+test top-1 with both methods on CIFAR-10 (JPEG copy), 5 seeds, 4 to 7 s of training on
+one H200 (`results/cifar10_fast`). The paper reaches 94.0 % with all that is left out
+here, on the original images.
 """
 
 from introspect_jax.config import default_config
