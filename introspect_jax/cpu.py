@@ -14,7 +14,6 @@ an accelerator, and in a program that imports this package, nothing changes.
   and computes again within the transposition what they were made from. Barriers around
   each convolution forbid that. XLA for CPUs removes barriers before it fuses
   operations, so the pass that removes them is disabled as well.
-
 * **Weight gradients.** As a convolution, the gradient of a kernel has the images of the
   batch for channels, and XLA is several times slower where these are many: 711 ms for
   128 images of 31x31 pixels a device, 71 ms for eight times 16 of them. So it is
@@ -29,6 +28,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
 import pkgutil
 import platform
 from collections.abc import Callable, Iterator
@@ -47,6 +47,8 @@ _KEEP = ((-8, 1), (-4, 0), (-1, 2**31 - 4096), (-2, 1 << 26))
 # Images of a device in a group: see the weight gradients above.
 _GROUP = 16
 _OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+# Microseconds of processor time in so many, of the control group of a container.
+_LIMIT = "/sys/fs/cgroup/cpu.max"
 # Whether `switch_on` was called on CPUs, and how many devices it made of the cores.
 active = False
 virtual_devices = 0
@@ -74,10 +76,20 @@ def switch_on(*, devices: bool = True) -> bool:
     flags = os.environ.get("XLA_FLAGS", "")
     given = "xla_force_host_platform_device_count" in flags
     if devices and not given and config.jax_num_cpu_devices < 1:
-        virtual_devices = len(usable_cpus())
+        virtual_devices = _cores()
         config.update("jax_num_cpu_devices", virtual_devices)
     active = True
     return True
+
+
+def _cores() -> int:
+    """How many cores this process gets: containers may limit their share of time."""
+    cores = len(usable_cpus())
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = pathlib.Path(_LIMIT).read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
 
 
 def _only_cpus() -> bool:
@@ -157,12 +169,13 @@ def _in_groups(conv: Callable) -> Callable:
     @functools.partial(function.defjvp, symbolic_zeros=True)
     def jvp(primals, tangents):
         (lhs, rhs), (moved, turned) = primals, tangents
-        out, parts = function(lhs, rhs), []
+        out = function(lhs, rhs)
+        parts = []
         if not isinstance(moved, SymbolicZero):
             parts.append(function(moved, rhs))
         if not isinstance(turned, SymbolicZero):
             parts.append(_grouped(conv, lhs, turned))
-        return out, sum(parts) if parts else jnp.zeros_like(out)
+        return out, functools.reduce(jnp.add, parts) if parts else jnp.zeros_like(out)
 
     return function
 

@@ -262,6 +262,22 @@ def test_switched_on(environment, wanted):
     assert python(SWITCHED, **environment) == [str(value) for value in wanted]
 
 
+@pytest.mark.parametrize(
+    ("limit", "wanted"),
+    [
+        ("200000 100000", 2),
+        ("50000 100000", 1),
+        ("max 100000", 6),
+        ("9900000 100000", 6),
+    ],
+)
+def test_a_container_with_a_share_of_the_cores(monkeypatch, tmp_path, limit, wanted):
+    (tmp_path / "cpu.max").write_text(limit + "\n")
+    monkeypatch.setattr(cpu, "_LIMIT", str(tmp_path / "cpu.max"))
+    monkeypatch.setattr(cpu, "usable_cpus", lambda: list(range(6)))
+    assert cpu._cores() == wanted
+
+
 @pytest.mark.parametrize("platforms", ["cuda", "tpu,cpu", "cuda,cpu"])
 def test_not_where_accelerators_are_asked_for(platforms):
     program = "from introspect_jax import cpu; print(cpu.switch_on(), cpu.active)"

@@ -5,6 +5,8 @@ depend on how a batch is cut or on the number of devices. Mixup and cutmix pair 
 examples of the whole batch.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -21,8 +23,7 @@ def augment(
     config,
     size: tuple[int, int],
     *,
-    run_key: jax.Array,
-    epoch: jax.Array | int,
+    flip_state: Callable[[], tuple[jax.Array, jax.Array | int]],
 ) -> tuple[jax.Array, jax.Array]:
     """A training batch, varied as `config.data.augment` says.
 
@@ -36,8 +37,8 @@ def augment(
         the beta distribution); 0 is off. With both of the last two each batch takes
         one or the other.
       size: `(h, w)` of the result.
-      run_key: the same in all steps.
-      epoch: of this step, from 0.
+      flip_state: gives what alternating flips depend on: a key that is the same in
+        all steps, and the epoch of this step, from 0. Without them nothing is computed.
 
     Returns:
       Images `[batch, h, w, c]`, label probabilities `[batch, classes]`.
@@ -45,7 +46,7 @@ def augment(
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
     alternated = None
     if config.flip == ALTERNATING:
-        alternated = alternating_flip(indices, run_key, epoch)
+        alternated = alternating_flip(indices, *flip_state())
 
     def one(image, key, flipped):
         crop_key, flip_key, cutout_key = jax.random.split(key, 3)

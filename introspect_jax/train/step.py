@@ -133,8 +133,10 @@ def _part(
         stream_key(seed, "augment", state.step),
         config.data.augment,
         preprocess.size,
-        run_key=stream_key(seed, "flip", 0),
-        epoch=state.step // steps_per_epoch,
+        flip_state=lambda: (
+            stream_key(seed, "flip", 0),
+            state.step // steps_per_epoch,
+        ),
     )
     key = stream_key(seed, "method", state.step)
     if number is not None:

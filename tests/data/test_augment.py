@@ -28,7 +28,9 @@ def varied(images, labels, index, config, epoch=3, run_key=RUN_KEY):
 
     @jax.jit
     def run(*batch):
-        return aug.augment(*batch, KEY, config, (8, 8), run_key=run_key, epoch=epoch)
+        return aug.augment(
+            *batch, KEY, config, (8, 8), flip_state=lambda: (run_key, epoch)
+        )
 
     return run(images, labels, index)
 
