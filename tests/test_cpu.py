@@ -1,6 +1,7 @@
 """The settings for CPUs: exact, off in the library, and absent from accelerators."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -10,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, assemble
+from conftest import ROOT, Interrupted, assemble, interrupt_at
 from jax.sharding import NamedSharding, PartitionSpec
 
-from introspect_jax import cpu, introspect
+from introspect_jax import cpu, introspect, run
 from introspect_jax.models import classifier
 from introspect_jax.train.devices import sharing
 from introspect_jax.train.parallel import choose_devices
@@ -365,3 +366,48 @@ def test_one_and_two_devices_agree_to_rounding(digits_config, active):
             state, _ = made.train_step(state, next(batches))
         states.append(jax.device_get((state.params, state.model_state)))
     chex.assert_trees_all_close(*states, rtol=1e-4, atol=1e-5)
+
+
+def trained(config, path):
+    return run.run("digits", config.lock(), str(path), pictures=False)
+
+
+def test_a_continued_run_gives_the_same_bits(
+    digits_config, tmp_path, monkeypatch, active
+):
+    whole = trained(digits_config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6)
+        with pytest.raises(Interrupted):
+            trained(digits_config, tmp_path / "parts")
+    assert (
+        trained(digits_config, tmp_path / "parts")["state_sha256"]
+        == (whole["state_sha256"])
+    )
+
+
+def test_a_continued_run_takes_the_number_of_cores_that_it_had(
+    digits_config, tmp_path, monkeypatch, active, caplog
+):
+    """Begun on two of them, continued where there are eight, then without settings."""
+    monkeypatch.setattr(cpu, "virtual_devices", 8)
+    eight = jax.devices()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6)
+        patch.setattr(jax, "local_device_count", lambda: 2)
+        with pytest.raises(Interrupted):
+            trained(digits_config, tmp_path)
+    recorded = json.loads((tmp_path / "settings.json").read_text())
+    assert (
+        recorded.items() >= {"devices": 2, "platform": "cpu", "fast_cpu": True}.items()
+    )
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8)
+        with pytest.raises(Interrupted):
+            trained(digits_config, tmp_path)
+    assert "other settings" not in caplog.text
+    monkeypatch.setattr(cpu, "virtual_devices", 0)
+    monkeypatch.setattr(cpu, "active", False)
+    assert trained(digits_config, tmp_path)["device"]["count"] == len(eight)
+    assert "devices: 2 there, 8 here; fast_cpu: True there, False here" in caplog.text
+    assert json.loads((tmp_path / "settings.json").read_text()) == recorded

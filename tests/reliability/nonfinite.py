@@ -154,7 +154,7 @@ def check(folder: pathlib.Path, config, at: int, value: str, leaves: str) -> dic
 def small_runs() -> Iterator[None]:
     """Runs train on the first device, however many there are."""
 
-    def on_one(config, dataset, **options):
+    def on_one(config, dataset, devices=None, **options):
         return build(config, dataset, jax.devices()[:1], **options)
 
     whole_run.build = on_one

@@ -6,7 +6,7 @@ import pathlib
 import time
 
 
-def work(connection, stop, cpus):
+def work(connection, stop, cpus, fast_cpu):
     """As `studies.worker.work`; the name of the arm's method says what happens."""
     while True:
         try:
@@ -44,6 +44,6 @@ def work(connection, stop, cpus):
         connection.send(("done", id, None))
 
 
-def refuse(connection, stop, cpus):
+def refuse(connection, stop, cpus, fast_cpu):
     """As a worker that is not alone on an accelerator."""
     connection.send(("refused", "", "several workers are for CPUs; use --workers=1"))

@@ -24,7 +24,7 @@ from introspect_jax.train.state import state_sha256
 def one_device(monkeypatch):
     build = trainers.build
 
-    def on_one(config, dataset, **options):
+    def on_one(config, dataset, devices=None, **options):
         return build(config, dataset, jax.devices()[:1], **options)
 
     monkeypatch.setattr(whole_run, "build", on_one)
@@ -65,6 +65,7 @@ def test_work_folder(finished):
         "config.json",
         "data.json",
         "metrics.jsonl",
+        "settings.json",
         "summary.json",
         "checkpoints",
         "tensorboard",
