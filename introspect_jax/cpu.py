@@ -17,7 +17,7 @@ an accelerator, and in a program that imports this package, nothing changes.
 * **Weight gradients.** As a convolution, the gradient of a kernel has the images of the
   batch for channels, and XLA is several times slower where these are many: 711 ms for
   128 images of 31x31 pixels a device, 71 ms for eight times 16 of them. So it is
-  computed for groups of 16 images.
+  computed for groups of 16 images, except where maps are too small to gain.
 
 `benchmarks/README.md` says what each of them gains.
 """
@@ -27,6 +27,7 @@ import ctypes
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
 import pathlib
 import pkgutil
@@ -44,8 +45,9 @@ from introspect_jax.machine import usable_cpus
 # M_TOP_PAD. One heap for all threads, which also serves large blocks, grows by 64 MiB
 # and is never made smaller; a limit is a C int, and a multiple of the page size.
 _KEEP = ((-8, 1), (-4, 0), (-1, 2**31 - 4096), (-2, 1 << 26))
-# Images of a device in a group: see the weight gradients above.
-_GROUP = 16
+# Images of a device in a group, and the smallest maps that are taken so, in pixels. In
+# trials those of 15x15 gained three times and those of 7x7 nothing.
+_GROUP, _LEAST_PIXELS = 16, 14 * 14
 _OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 # Microseconds of processor time in so many, of the control group of a container.
 _LIMIT = "/sys/fs/cgroup/cpu.max"
@@ -142,13 +144,16 @@ def conv_general_dilated(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, faster on CPUs if the settings are on.
 
-    For layers of Flax: `nn.Conv(..., conv_general_dilated=conv_general_dilated)`.
+    For layers of Flax: `nn.Conv(..., conv_general_dilated=conv_general_dilated)`, whose
+    images are `[batch, ..., channels]`.
     """
-    conv = functools.partial(_conv, args, kwargs)
+    conv: Callable = functools.partial(_conv, args, kwargs)
     if not active:
         return conv(lhs, rhs)
+    if math.prod(lhs.shape[1:-1]) >= _LEAST_PIXELS:
+        conv = _in_groups(conv)
     lhs = jax.lax.optimization_barrier(lhs)
-    return jax.lax.optimization_barrier(_in_groups(conv)(lhs, rhs))
+    return jax.lax.optimization_barrier(conv(lhs, rhs))
 
 
 def _conv(args: Any, kwargs: Any, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
