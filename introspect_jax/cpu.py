@@ -15,8 +15,8 @@ an accelerator, and in a program that imports this package, nothing changes.
   each convolution forbid that. XLA for CPUs removes barriers before it fuses
   operations, so the pass that removes them is disabled as well.
 * **Weight gradients.** As a convolution, the gradient of a kernel has the images of the
-  batch for channels, and XLA is several times slower where these are many: 711 ms for
-  128 images of 31x31 pixels a device, 71 ms for eight times 16 of them. So it is
+  batch for channels, and XLA is several times slower where these are many: 15 GFLOP/s
+  for 512 images of 15x15 pixels a device, 44 for groups of 16 of them. So it is
   computed for groups of 16 images, except where maps are too small to gain.
 
 `benchmarks/README.md` says what each of them gains.

@@ -77,7 +77,7 @@ def test_pixels_that_never_vary_are_not_blown_up():
 
 
 def test_parameters_are_as_many_as_published():
-    """1.97 million (Jordan 2024, section 3.1)."""
+    """1.97 million (Jordan 2024)."""
     found = shapes(models.build("airbench", 10))
     count = sum(leaf.size for leaf in jax.tree.leaves(found["params"]))
     # Biases of the whitening and of the blocks, convolutions, last layer.
