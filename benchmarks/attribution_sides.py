@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import torch
 from captum import attr
+from sides import waited
 from timing import seconds
 from torch_models import drawn_variables, from_flax
 from torch_training import DEVICE, check_device, tune, wait
@@ -275,10 +276,7 @@ def make_theirs(model: tuple[str, int, int, int], explanation: str):
             # All classes are single gradients, one after the other.
             trial = getattr(side, name) if name in SAMPLED else side.gradient
             times = 2 if name in SAMPLED else TRIALS
-            tried[getattr(side, name)] = min(
-                seconds(lambda: (trial(), wait()))  # noqa: B023
-                for _ in range(times)
-            )
+            tried[getattr(side, name)] = min(waited(trial, wait) for _ in range(times))
     return min(tried, key=tried.__getitem__), wait
 
 

@@ -22,10 +22,9 @@ import sys
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import jax
 from absl import app, flags
 from attribution_sides import EXPLANATIONS, SAMPLED, compare, make_ours, make_theirs
-from sides import KEPT_MEMORY, Side, medians
+from sides import HERE, KEPT, OFF, THERE, Side, medians, open_sides
 from timing import median_ratio, record, show
 
 FLAGS = flags.FLAGS
@@ -36,18 +35,11 @@ flags.DEFINE_integer("points", 50, "Steps of integrated gradients, noisy samples
 flags.DEFINE_integer("repeats", 7, "Timed turns.")
 flags.DEFINE_string("json", None, "Where to write the rows.")
 
-HERE, OFF, THERE, KEPT = "here", "here, off", "there", "there, memory kept"
-
 
 def measure(model: tuple[str, int, int, int]) -> list[dict]:
     """A row for each explanation."""
     with contextlib.ExitStack() as stack:
-        sides = {HERE: Side(make_ours, model, True), THERE: Side(make_theirs, model)}
-        if jax.default_backend() == "cpu":
-            sides[OFF] = Side(make_ours, model, False)
-            sides[KEPT] = Side(make_theirs, model, environment=KEPT_MEMORY)
-        for side in sides.values():
-            stack.callback(side.close)
+        sides = open_sides(stack, make_ours, make_theirs, model)
         return [_row(model, explanation, sides) for explanation in EXPLANATIONS]
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 from timing import seconds, take_turns
 
 # What glibc has to be told to keep freed memory, as `introspect_jax.cpu` tells it.
@@ -19,6 +20,8 @@ KEPT_MEMORY = {
     "GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=2147479552:glibc.malloc.top_pad=67108864"
 }
+# Names of sides, see `open_sides`.
+HERE, OFF, THERE, KEPT = "here", "here, off", "there", "there, memory kept"
 # A turn is steps that take about this many seconds together, so that waiting for the
 # device at its end weighs little; turns of one kind end after a while.
 TURN_SECONDS, MOST_STEPS, MOST_SECONDS = 0.2, 100, 20.0
@@ -88,6 +91,43 @@ class Side:
         return value
 
 
+def open_sides(
+    stack: contextlib.ExitStack,
+    make_ours: Callable,
+    make_theirs: Callable,
+    given: Any,
+    cores: list[int] | None = None,
+) -> dict[str, Side]:
+    """The sides of a comparison, closed with the stack.
+
+    On CPUs `HERE` and `OFF`, this package with the settings of `launch/` and without,
+    `THERE` and `KEPT`, the other library as it is and with freed memory kept; on
+    accelerators the first of each.
+
+    Args:
+      stack: What closes them.
+      make_ours: `(given, whether with the settings, name)`, see `Side`.
+      make_theirs: `(given, name)`.
+      given: Can be pickled.
+      cores: Those to keep to.
+    """
+    sides = {
+        HERE: Side(make_ours, given, True, cores=cores),
+        THERE: Side(make_theirs, given, cores=cores),
+    }
+    if jax.default_backend() == "cpu":
+        sides[OFF] = Side(make_ours, given, False, cores=cores)
+        sides[KEPT] = Side(make_theirs, given, environment=KEPT_MEMORY, cores=cores)
+    for side in sides.values():
+        stack.callback(side.close)
+    return sides
+
+
+def waited(step: Callable[[], Any], wait: Callable[[], Any]) -> float:
+    """Seconds of a step and of waiting for it."""
+    return seconds(lambda: (step(), wait()))
+
+
 def medians(
     functions: dict[Any, tuple[Side, Any]], repeats: int
 ) -> tuple[dict[Any, float], dict[Any, list[float]]]:
@@ -120,7 +160,7 @@ def _serve(connection: Any, make: Callable, given: tuple, cores: Any) -> None:
         if order == "make":
             try:
                 step, wait = make(*given, name)
-                first = seconds(lambda: (step(), wait()))  # noqa: B023
+                first = waited(step, wait)
             except Exception as error:  # torch.compile fails in many ways
                 line = (str(error).splitlines() or [""])[0]
                 connection.send(("failed", f"{type(error).__name__}: {line}"))
@@ -142,7 +182,7 @@ def _turn(step: Callable, wait: Callable) -> tuple[int, Callable[[], None]]:
     """Steps of a turn, and a function that takes so many and waits, warmed up."""
     step()
     wait()
-    one = seconds(lambda: (step(), wait()))
+    one = waited(step, wait)
     steps = int(min(max(TURN_SECONDS / one, 1), MOST_STEPS))
 
     def run() -> None:

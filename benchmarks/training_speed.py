@@ -25,9 +25,8 @@ import sys
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import jax
 from absl import app, flags, logging
-from sides import KEPT_MEMORY, Failed, Side, medians
+from sides import HERE, OFF, THERE, Failed, medians, open_sides
 from timing import median_ratio, record, show
 from training_sides import Options, check, make_ours, make_theirs
 
@@ -52,7 +51,6 @@ STANDARD_GOALS = {"resnet20": 0.8, "resnet8": 0.85}
 USUAL_GOALS, FASTEST_GOAL = {10: 1.9, 100: 17.0}, 1.3
 # Of `torch_training.WAYS`, whose module needs torch.
 WAYS = ("every class", "twice backward", "forward mode")
-HERE, OFF, THERE, KEPT = "here", "here, off", "there", "there, memory kept"
 
 
 def wanted(method: str, classes: int) -> list[tuple[str, str, str]]:
@@ -68,26 +66,13 @@ def wanted(method: str, classes: int) -> list[tuple[str, str, str]]:
     ]
 
 
-def open_sides(options: Options, stack: contextlib.ExitStack) -> dict[str, Side]:
-    """The four sides; on accelerators two, since the other settings are for CPUs."""
-    cores = usable_cpus()[: FLAGS.cores] if FLAGS.cores else None
-    sides = {
-        HERE: Side(make_ours, options, True, cores=cores),
-        THERE: Side(make_theirs, options, cores=cores),
-    }
-    if jax.default_backend() == "cpu":
-        sides[OFF] = Side(make_ours, options, False, cores=cores)
-        sides[KEPT] = Side(make_theirs, options, environment=KEPT_MEMORY, cores=cores)
-    for side in sides.values():
-        stack.callback(side.close)
-    return sides
-
-
 def measure(method: str, options: Options) -> tuple[list[dict], dict]:
     """A row for each way of PyTorch, and one of this package alone."""
     functions, made, failed = {}, {}, {}
+    cores = usable_cpus()[: FLAGS.cores] if FLAGS.cores else None
     with contextlib.ExitStack() as stack:
-        for name, side in open_sides(options, stack).items():
+        sides = open_sides(stack, make_ours, make_theirs, options, cores)
+        for name, side in sides.items():
             ours = name in (HERE, OFF)
             for step in [method] if ours else wanted(method, options.classes):
                 key = (name,) if ours else (name, *step[1:])

@@ -1,6 +1,5 @@
-"""The settings for CPUs: exact, off in the library, and absent from accelerators."""
+"""The settings for CPUs: off in the library; devices, memory and continued runs."""
 
-import functools
 import json
 import os
 import subprocess
@@ -8,14 +7,10 @@ import sys
 
 import chex
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from conftest import ROOT, Interrupted, assemble, interrupt_at
-from jax.sharding import NamedSharding, PartitionSpec
 
-from introspect_jax import cpu, introspect, run
-from introspect_jax.models import classifier
+from introspect_jax import cpu, run
 from introspect_jax.train.devices import sharing
 from introspect_jax.train.parallel import choose_devices
 
@@ -39,187 +34,6 @@ def python(program, **environment):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
-
-
-# Kernel, stride and padding of the networks of this package, with an odd one.
-LAYERS = {
-    "3x3": (3, 1, 1),
-    "3x3, stride 2": (3, 2, 1),
-    "1x1, stride 2": (1, 2, 0),
-    "7x7, stride 2": (7, 2, 3),
-    "2x2": (2, 1, 0),
-}
-
-
-def layer(function, name):
-    """`(x, kernel) -> array` of a layer with this function for its convolution."""
-    _, stride, padding = LAYERS[name]
-    return functools.partial(
-        function,
-        window_strides=(stride, stride),
-        padding=((padding, padding),) * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def drawn(name, dtype, side=14):
-    size = LAYERS[name][0]
-    keys = jax.random.split(jax.random.key(0), 2)
-    return (
-        jax.random.normal(keys[0], (32, side, side, 5), dtype),
-        jax.random.normal(keys[1], (size, size, 5, 6), dtype),
-    )
-
-
-def derivatives(conv):
-    """Name -> function of `(x, kernel)`: what is taken of convolutions here."""
-
-    def loss(x, kernel):
-        return jnp.sum(jnp.tanh(conv(x, kernel)))
-
-    def transposed(x, kernel):
-        out = conv(x, kernel)
-        return jax.linear_transpose(lambda x: conv(x, kernel), x)(out)[0]
-
-    return {
-        "outputs": conv,
-        "gradients": jax.grad(loss, (0, 1)),
-        "forward mode": lambda x, k: jax.jvp(conv, (x, k), (jnp.cos(x), jnp.sin(k)))[1],
-        "transposed": transposed,
-        # Derivatives of explanations: that of a gradient, by the weights and the input.
-        "second order": jax.grad(
-            lambda x, k: jnp.sum(jnp.sin(jax.grad(loss)(x, k))), (0, 1)
-        ),
-        "vmap": lambda x, k: jax.vmap(conv, (0, None))(jnp.stack([x, 2 * x]), k),
-        "vmap over kernels": lambda x, k: jax.vmap(conv, (None, 0))(
-            x, jnp.stack([k, 2 * k])
-        ),
-        "rematerialised": jax.grad(jax.checkpoint(loss), (0, 1)),
-    }
-
-
-@pytest.mark.optimised
-@pytest.mark.parametrize("name", LAYERS)
-def test_convolutions_are_those_of_lax(active, x64, name):
-    """In float64, compiled with the barriers kept: nothing but rounding apart."""
-    given = drawn(name, jnp.float64)
-    plain = derivatives(layer(jax.lax.conv_general_dilated, name))
-    ours = derivatives(layer(cpu.conv_general_dilated, name))
-    for kind in plain:
-        wanted = jax.jit(plain[kind])(*given)
-        chex.assert_trees_all_close(
-            cpu.jit(ours[kind])(*given), wanted, rtol=1e-12, atol=1e-12
-        )
-
-
-@pytest.mark.optimised
-@pytest.mark.parametrize(("dtype", "apart"), [(jnp.float32, 2e-5), (jnp.bfloat16, 0.1)])
-def test_less_precision_against_float64(active, x64, dtype, apart):
-    exact = derivatives(layer(jax.lax.conv_general_dilated, "3x3"))
-    ours = derivatives(layer(cpu.conv_general_dilated, "3x3"))
-    given = drawn("3x3", dtype)
-    wide = [value.astype(jnp.float64) for value in given]
-    for kind in ("outputs", "gradients", "forward mode", "transposed"):
-        wanted = jax.tree.leaves(exact[kind](*wide))
-        for mine, true in zip(
-            jax.tree.leaves(cpu.jit(ours[kind])(*given)), wanted, strict=True
-        ):
-            assert mine.dtype == dtype
-            scale = float(jnp.abs(true).max())
-            np.testing.assert_allclose(
-                np.asarray(mine, np.float64) / scale, true / scale, atol=apart
-            )
-
-
-def test_weight_gradients_are_taken_in_groups(active):
-    """Of 16 images of each device; the gradient of the input is not divided."""
-    conv = layer(cpu.conv_general_dilated, "3x3")
-
-    def convolutions(argument, devices, side=14):
-        given = drawn("3x3", jnp.float32, side)
-        gradient = jax.grad(lambda *given: jnp.sum(conv(*given) ** 2), argument)
-        with cpu.divided_among(devices):
-            return str(jax.make_jaxpr(gradient)(*given)).count("conv_general_dilated[")
-
-    assert convolutions(0, 1) == 2  # forward, and to the input
-    assert convolutions(1, 1) == 1 + 2  # forward, and two groups of 16
-    assert convolutions(1, 2) == 1 + 1
-    assert convolutions(1, 1, side=13) == 1 + 1  # too small to gain
-
-
-def test_a_divided_batch(active, x64):
-    """Groups have as many images of each device: none is moved."""
-    x, kernel = drawn("3x3", jnp.float64)
-    x = jnp.concatenate([x] * 8)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    conv = layer(cpu.conv_general_dilated, "3x3")
-
-    def gradient(kernel, x):
-        with cpu.divided_among(8):
-            return jax.grad(lambda k: jnp.sum(jnp.tanh(conv(x, k))))(kernel)
-
-    divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-    compiled = cpu.jit(gradient).lower(kernel, divided).compile()
-    chex.assert_trees_all_close(
-        compiled(kernel, divided), cpu.jit(gradient)(kernel, x), rtol=1e-12, atol=1e-12
-    )
-    text = compiled.as_text()
-    assert "all-reduce" in text
-    assert not [
-        word for word in ("all-gather", "all-to-all", "permute(") if word in text
-    ]
-
-
-def test_explanations_are_the_same(monkeypatch, x64):
-    """The similarity of a network's explanations, with and without."""
-    from tiny import build_tiny
-
-    from introspect_jax.models import init_variables, make_logits_fn
-
-    net = build_tiny(4)
-    net = net.clone(backbone=net.backbone.clone())
-    params, state = init_variables(net, (8, 8, 3), jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
-    y = jnp.arange(6) % 4
-
-    def target():
-        logits_fn = make_logits_fn(net, {"params": params, **state})
-        return cpu.jit(lambda x: introspect(logits_fn, x, y).probs)(x)
-
-    before = target()
-    monkeypatch.setattr(cpu, "active", True)
-    chex.assert_trees_all_close(target(), before, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.optimised
-def test_barriers_are_kept_by_the_compiler(active):
-    """Otherwise they gain nothing: the compiler must know the option."""
-    conv = layer(cpu.conv_general_dilated, "3x3")
-    given = drawn("3x3", jnp.float32)
-    assert "opt-barrier" in cpu.jit(conv).lower(*given).compile().as_text()
-    assert "opt-barrier" not in jax.jit(conv).lower(*given).compile().as_text()
-
-
-def lowered(trainer, platform):
-    batch = next(trainer.batches())
-    traced = trainer.train_step.trace(trainer.abstract_state(), batch)
-    return traced.lower(lowering_platforms=(platform,)).as_text()
-
-
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_accelerators_get_the_program_that_they_got_before(
-    experiment, monkeypatch, platform
-):
-    """Convolutions of Flax's own, as before there were settings for CPUs."""
-    text = lowered(experiment(), platform)
-    monkeypatch.setattr(classifier, "conv_general_dilated", None)
-    assert text == lowered(experiment(), platform)
-    assert "stablehlo.convolution" in text
-    assert "optimization_barrier" not in text
-
-
-def test_a_program_with_barriers_differs(experiment, active):
-    assert "optimization_barrier" in lowered(experiment(), "cpu")
 
 
 IMPORTS = """
