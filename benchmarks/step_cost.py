@@ -46,13 +46,16 @@ flags.DEFINE_string("json", None, "Where to write the rows.")
 
 STANDARD = {"method.name": "standard"}
 COSINE = {"method.introspective.similarity": "cosine"}
+REMAT = {"model.remat": True}
 SHARED = {f"model.{file}.norm": "group" for file in ("resnet", "small_resnet")}
-# Name -> changed config fields; each is compared with the last standard step before it.
+# Name -> changed config fields; each is compared with the last of `BASES` before it.
 # With group normalisation the examples are independent, so training and explanation
 # have the same forward pass, which the compiler merges.
 VARIANTS = {
     "standard": STANDARD,
+    "standard, remat": STANDARD | REMAT,
     "projection": {},
+    "projection, remat": REMAT,
     "projection, every 2nd example": {"method.introspective.explain_every": 2},
     "projection, every 4th example": {"method.introspective.explain_every": 4},
     "Grad-CAM": {"method.introspective.explanation": "grad_cam"},
@@ -62,6 +65,7 @@ VARIANTS = {
     "standard, group norm": STANDARD | SHARED,
     "projection, group norm": SHARED,
 }
+BASES = ("standard", "standard, group norm")
 STUDY = pathlib.Path(__file__).resolve().parents[1] / "results/step_cost"
 
 
@@ -111,7 +115,7 @@ def measure(classes: int) -> Iterator[dict]:
     standard, base, top1 = None, "", accuracies()
     for name, changes in VARIANTS.items():
         step, time_ratio = Step(changes, dataset), None
-        if name.startswith("standard"):
+        if name in BASES:
             standard, time_ratio, base = step, 1.0, name
             standard.warm_up()
         elif step.temp_bytes < free_bytes():
