@@ -47,6 +47,13 @@ setuptools.setup(
             "dm-haiku",
             "equinox",
         ],
-        "test": [*TRAIN, "beartype>=0.20", "mypy>=1.13", "pytest>=8", "ruff>=0.6"],
+        "test": [
+            *TRAIN,
+            "beartype>=0.20",
+            "mypy>=1.13",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.6",
+        ],
     },
 )

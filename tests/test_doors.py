@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assemble
 from etils import epath
+from marks import slow_but
 
 from introspect_jax import data, doors, methods, models, optimizers, restore
 from introspect_jax import run as whole_run
@@ -59,7 +60,7 @@ def steps(made, count, start=0, state=None):
     return state
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", slow_but(["nnx"], NETWORKS))
 def test_a_network_with_dropout_resumes_and_takes_any_number_of_devices(
     network, config, tmp_path
 ):
@@ -106,7 +107,7 @@ def test_dropout_is_in_training_only(network, config):
 @pytest.mark.parametrize(
     # On one CPU device XLA rounds attention in another way than on several.
     ("network", "counts"),
-    [("vit", (2, 4)), ("nnx", (1, 4))],
+    slow_but([("nnx", (1, 4))], [("vit", (2, 4)), ("nnx", (1, 4))]),
 )
 def test_replicas_with_dropout_give_the_same_bits_on_any_number_of_devices(
     network, counts, config
@@ -118,7 +119,9 @@ def test_replicas_with_dropout_give_the_same_bits_on_any_number_of_devices(
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("method", ["introspective", "kd", "dml"])
+@pytest.mark.parametrize(
+    "method", slow_but(["introspective"], ["introspective", "kd", "dml"])
+)
 def test_methods_on_the_vision_transformer(method, config, tiny_teacher):
     config.update_from_flattened_dict(
         {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from marks import slow_but
 
 from introspect_jax import cpu, introspect
 from introspect_jax.models import classifier
@@ -19,6 +20,8 @@ def active(monkeypatch):
     monkeypatch.setattr(cpu, "active", True)
 
 
+# Types, and how far apart from float64.
+LESS = [(jnp.float32, 2e-5), pytest.param(jnp.bfloat16, 0.1, marks=pytest.mark.slow)]
 # Kernel, stride and padding of the networks of this package, with an odd one.
 LAYERS = {
     "3x3": (3, 1, 1),
@@ -77,7 +80,7 @@ def derivatives(conv):
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", slow_but(["3x3", "2x2"], LAYERS))
 def test_convolutions_are_those_of_lax(active, x64, name):
     """In float64, compiled with the barriers kept: nothing but rounding apart."""
     given = drawn(name, jnp.float64)
@@ -91,14 +94,14 @@ def test_convolutions_are_those_of_lax(active, x64, name):
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize(("dtype", "apart"), [(jnp.float32, 2e-5), (jnp.bfloat16, 0.1)])
+@pytest.mark.parametrize(("dtype", "apart"), LESS)
 def test_less_precision_against_float64(active, x64, dtype, apart):
     exact = derivatives(layer(jax.lax.conv_general_dilated, "3x3"))
     ours = derivatives(layer(cpu.conv_general_dilated, "3x3"))
     given = drawn("3x3", dtype)
     wide = [value.astype(jnp.float64) for value in given]
     for kind in ("outputs", "gradients", "forward mode", "transposed"):
-        wanted = jax.tree.leaves(exact[kind](*wide))
+        wanted = jax.tree.leaves(jax.jit(exact[kind])(*wide))
         for mine, true in zip(
             jax.tree.leaves(cpu.jit(ours[kind])(*given)), wanted, strict=True
         ):

@@ -49,6 +49,7 @@ def test_second_derivatives_are_right_where_asked_for(support, similarity):
     inputs = jax.random.normal(jax.random.key(2), (3, 6))
     labels = jnp.array([0, 1, 3])
 
+    @jax.jit
     def loss(kernels):
         def logits_fn(x):
             return jnp.tanh(x @ kernels[0]) @ kernels[1]

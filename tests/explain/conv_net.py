@@ -72,5 +72,11 @@ class ConvNet:
 
 
 def explain(net, target, name, **execution):
+    """In one program: one by one, its many operations compile slowly."""
     explanation = net.explanation(name)
-    return explain_fn(net, net.inputs, target, explanation, key=KEY, **execution)
+
+    @jax.jit
+    def run(inputs):
+        return explain_fn(net, inputs, target, explanation, key=KEY, **execution)
+
+    return run(net.inputs)

@@ -166,6 +166,7 @@ class TestExact:
     @pytest.mark.parametrize("chunk_size", [None, 2])
     @pytest.mark.parametrize("name", LINEAR)
     def test_differentiable_in_the_parameters(self, net, name, chunk_size):
+        @jax.jit
         def total(params):
             return class_similarity(
                 lambda x: net(x, params),
@@ -225,14 +226,12 @@ def test_bfloat16_network(net, name):
     low.top = lambda h, params=None: ConvNet.top(net, h.astype(jnp.bfloat16), params)
 
     def compute(network):
-        return class_similarity(
-            network,
-            net.inputs,
-            LABELS,
-            network.explanation(name),
-            "cosine",
-            key=KEY,
-        )
+        @jax.jit
+        def run(x):
+            explanation = network.explanation(name)
+            return class_similarity(network, x, LABELS, explanation, "cosine", key=KEY)
+
+        return run(net.inputs)
 
     found = compute(low)
     assert found.dtype == jnp.float32

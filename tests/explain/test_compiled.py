@@ -1,7 +1,5 @@
 """Explanations in whole programs and in pieces, compiled as users compile them."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,14 +31,16 @@ class TestExact:
     @pytest.mark.parametrize("name", SAMPLED)
     def test_similarity_in_chunks(self, net, name, backend, monkeypatch):
         """Unrolled and scanned: the second is what accelerators do."""
-        compute = functools.partial(
-            class_similarity,
-            net,
-            net.inputs,
-            LABELS,
-            net.explanation(name),
-            key=KEY,
-        )
+
+        def compute(**chunks):
+            @jax.jit
+            def run(x):
+                return class_similarity(
+                    net, x, LABELS, net.explanation(name), key=KEY, **chunks
+                )
+
+            return run(net.inputs)
+
         whole = compute()
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
         for size in (1, 2, 3):
@@ -54,11 +54,14 @@ class TestExact:
         def run(x, y):
             return class_similarity(net, x, y, explanation, key=KEY)
 
-        eager = run(net.inputs, LABELS)
-        jitted = jax.jit(run)(net.inputs, LABELS)
-        np.testing.assert_allclose(jitted, eager, rtol=1e-9, atol=1e-11)
-        twice = jax.vmap(run)(jnp.stack([net.inputs] * 2), jnp.stack([LABELS] * 2))
-        np.testing.assert_allclose(twice[1], eager, rtol=1e-9, atol=1e-11)
+        alone = jax.jit(run)(net.inputs, LABELS)
+        if name in ("gradient", "grad_cam"):
+            eager = run(net.inputs, LABELS)
+            np.testing.assert_allclose(alone, eager, rtol=1e-9, atol=1e-11)
+        twice = jax.jit(jax.vmap(run))(
+            jnp.stack([net.inputs] * 2), jnp.stack([LABELS] * 2)
+        )
+        np.testing.assert_allclose(twice[1], alone, rtol=1e-9, atol=1e-11)
         mesh = Mesh(np.asarray(jax.devices()[:2]), ("data",))
         data = PartitionSpec("data")
         index = jnp.arange(4)
@@ -72,7 +75,7 @@ class TestExact:
                 out_specs=data,
             )
         )(net.inputs, LABELS, index)
-        np.testing.assert_allclose(sharded, eager, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(sharded, alone, rtol=1e-9, atol=1e-11)
 
     @pytest.mark.parametrize("name", sorted(EXPLANATIONS))
     def test_many_targets_under_jit(self, net, name):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conv_net import KEY, ConvNet
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from marks import slow_but
 
 from introspect_jax import class_similarity, explain_fn, introspect, loss_fn
 from introspect_jax.explain import (
@@ -124,17 +125,13 @@ IMAGE_FUNCTIONS = {
 }
 
 
-def slow_but(quick, names):
-    """The names as parameters, most of them among the slow tests."""
-    return [
-        name if name in quick else pytest.param(name, marks=pytest.mark.slow)
-        for name in names
-    ]
-
-
 NAMES = [*FUNCTIONS, *IMAGE_FUNCTIONS]
 QUICK = ("all", "contrast", "chunks", "cosine", "top norms", "loss", "sensitivity")
 QUICK += ("rank agreement", "deletion", "blur")
+
+
+# Also without `jit`, one operation after the other.
+EAGER = ("all", "chunks", "cosine", "loss")
 
 
 @pytest.mark.parametrize("name", slow_but(("all", "loss"), NAMES))
@@ -151,9 +148,9 @@ def check_numbers(kind, name):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
     function = FUNCTIONS.get(name) or IMAGE_FUNCTIONS[name]
     inputs = X if name in FUNCTIONS else IMAGES
-    wanted = function(inputs, Y)
+    wanted = jax.jit(function)(inputs, Y)
     here = sharded_like(mesh, inputs, Y)
-    for run in (function, jax.jit(function)):
+    for run in (function, jax.jit(function)) if name in EAGER else (jax.jit(function),):
         found = np.asarray(run(*here))
         # Relative to the row: a projection on a short explanation is ill-conditioned.
         scale = np.abs(wanted).max(tuple(range(1, wanted.ndim)), keepdims=True)

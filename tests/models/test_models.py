@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 from introspect_jax import class_similarity, models
 from introspect_jax.errors import UserError
@@ -169,12 +170,7 @@ def test_unknown_networks(options, says):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "resnet8",
-        "wrn10_1",
-        "resnet18",
-        pytest.param("resnet50", marks=pytest.mark.slow),
-    ],
+    slow_but(["resnet8", "wrn10_1"], ["resnet8", "wrn10_1", "resnet18", "resnet50"]),
 )
 def test_group_normalisation_sees_one_example(name):
     """The same logits beside others, in training and not; and nothing is carried."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 from introspect_jax.errors import UserError
 from introspect_jax.optimizers import make_schedule
@@ -32,9 +33,10 @@ def close(a, b, relative=1e-5):
         np.testing.assert_allclose(x, y, atol=relative * scale, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("method", "counts"), [("introspective", (1, 8)), ("ps_kd", (2, 4))]
-)
+REPLICAS = [("introspective", (1, 8)), ("ps_kd", (2, 4))]
+
+
+@pytest.mark.parametrize(("method", "counts"), slow_but(REPLICAS[:1], REPLICAS))
 def test_replicas_give_the_same_bits_on_any_number_of_devices(
     experiment, method, counts
 ):
@@ -136,7 +138,7 @@ def test_gradients_of_replicas_are_means(experiment):
         np.testing.assert_allclose(found_loss, loss, rtol=1e-6)
 
 
-@pytest.mark.parametrize("pieces", [2, 5])
+@pytest.mark.parametrize("pieces", slow_but([5], [2, 5]))
 def test_pieces_of_unequal_size_count_by_their_examples(experiment, pieces):
     """32 examples in 5 pieces: 7, 7, 6, 6 and 6. Methods that carry something."""
     changes = {

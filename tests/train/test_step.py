@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from marks import slow_but
 
 from introspect_jax import data
 from introspect_jax.keys import stream_key
@@ -30,17 +31,6 @@ def steps(experiment, count, start=0, state=None):
 
 # Of tests that no method matters to: compiled sooner, and once.
 STANDARD = {"method.name": "standard"}
-# They carry nothing and see one example at a time, and so share the step of others:
-# of `standard`, of `kd`, of other sources of introspection.
-LIKE_OTHERS = (
-    "complement_entropy",
-    "confidence_penalty",
-    "label_smoothing",
-    "tf_kd_reg",
-    "tf_kd_self",
-    "introspective, random",
-    "introspective, average",
-)
 VARIANTS = {
     **{name: {} for name in modules()},
     "kd, permuted": {"method.kd.component": "permuted"},
@@ -51,11 +41,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize(
-    "variant",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_OTHERS else [])
-        for name in VARIANTS
-    ],
+    "variant", slow_but(("standard", "introspective", "kd, permuted", "dml"), VARIANTS)
 )
 def test_every_method_resumes_and_takes_any_number_of_devices(
     experiment, variant, tmp_path
