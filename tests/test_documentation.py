@@ -37,7 +37,7 @@ def test_the_commands_of_a_newcomer_are_in_the_readme():
         "pip install -r requirements.txt -e . && "
         "python launch/main.py --config=configs/digits.py\n"
     ) in text
-    assert 'pip install -e ".[test]" && pytest -n auto --dist=loadfile\n' in text
+    assert 'pip install -e ".[test]" && pytest -n logical --dist=loadfile\n' in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
