@@ -21,7 +21,7 @@ def active(monkeypatch):
 
 
 # Types, and how far apart from float64.
-LESS = [(jnp.float32, 2e-5), pytest.param(jnp.bfloat16, 0.1, marks=pytest.mark.slow)]
+LESS = [(jnp.float32, 2e-5), (jnp.bfloat16, 0.1)]
 # Kernel, stride and padding of the networks of this package, with an odd one.
 LAYERS = {
     "3x3": (3, 1, 1),
@@ -80,7 +80,7 @@ def derivatives(conv):
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("name", slow_but(["3x3", "2x2"], LAYERS))
+@pytest.mark.parametrize("name", slow_but(["3x3", "3x3, stride 2", "2x2"], LAYERS))
 def test_convolutions_are_those_of_lax(active, x64, name):
     """In float64, compiled with the barriers kept: nothing but rounding apart."""
     given = drawn(name, jnp.float64)

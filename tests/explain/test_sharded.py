@@ -130,10 +130,6 @@ QUICK = ("all", "contrast", "chunks", "cosine", "top norms", "loss", "sensitivit
 QUICK += ("rank agreement", "deletion", "blur")
 
 
-# Also without `jit`, one operation after the other.
-EAGER = ("all", "chunks", "cosine", "loss")
-
-
 @pytest.mark.parametrize("name", slow_but(("all", "loss"), NAMES))
 def test_numbers_of_one_device_on_an_automatic_mesh(name):
     check_numbers(AxisType.Auto, name)
@@ -150,7 +146,7 @@ def check_numbers(kind, name):
     inputs = X if name in FUNCTIONS else IMAGES
     wanted = jax.jit(function)(inputs, Y)
     here = sharded_like(mesh, inputs, Y)
-    for run in (function, jax.jit(function)) if name in EAGER else (jax.jit(function),):
+    for run in (function, jax.jit(function)):
         found = np.asarray(run(*here))
         # Relative to the row: a projection on a short explanation is ill-conditioned.
         scale = np.abs(wanted).max(tuple(range(1, wanted.ndim)), keepdims=True)

@@ -87,7 +87,6 @@ def test_a_teacher_of_other_data(pair, digits_config):
         agreements.agreement(str(pair / "run"), other, epath.Path(pair / "out"))
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_left_out(pair):
     """And stays where it is: nothing is written into a run that is read."""
     state = pair / "run" / "checkpoints" / "4" / "state"

@@ -54,7 +54,6 @@ def launch(folder, command, *arguments):
     return done.returncode, done.stdout
 
 
-@pytest.mark.slow
 def test_study_and_report(tmp_path):
     (tmp_path / "mine.py").write_text(STUDY)
     (tmp_path / "own.py").write_text(NETWORK)

@@ -4,13 +4,12 @@ import hashlib
 
 import pytest
 from conftest import assemble
-from marks import slow_but
 
 from introspect_jax import data
 from introspect_jax.methods import modules
 
 
-@pytest.mark.parametrize("name", slow_but(["introspective", "kd", "dml"], modules()))
+@pytest.mark.parametrize("name", modules())
 def test_the_program_does_not_depend_on_the_seed(name, digits_config, tiny_teacher):
     """What JAX keys its compilation cache by is the same text."""
     digits_config.method.name = name
