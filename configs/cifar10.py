@@ -20,8 +20,9 @@ the 45,000 images at 32x32, in batches of 1,024; `--config.data.validation_fract
 trains on all 50,000, and `--config.model.airbench.width=0.5` with half of the channels,
 28 % of the FLOPs. `--config.method.name=standard` is the baseline. Expected: 89.1 %
 test top-1 with both methods on CIFAR-10 (JPEG copy), 5 seeds, 4 to 7 s of training on
-one H200 (`results/cifar10_fast`). The paper reaches 94.0 % with all that is left out
-here, on the original images.
+one H200 (`results/cifar10_fast`); with half of the channels and 10 epochs 86 %, in half
+an hour on 2 CPU cores. The paper reaches 94.0 % with all that is left out here, on the
+original images.
 """
 
 from introspect_jax.config import default_config
