@@ -22,6 +22,7 @@ from introspect_jax.explain import (
     Explanation,
     LastLayer,
     Probes,
+    Projection,
     Similarity,
     Top,
 )
@@ -53,6 +54,12 @@ class Bound:
     explanation: Explanation
     similarity: Similarity
     options: dict[str, Any]
+
+    @property
+    def several(self) -> bool:
+        """Whether more is explained of an example than its label: classes, probes."""
+        one = self.similarity.passes == Projection().passes
+        return not (one and self.explanation.linear)
 
 
 def bind(

@@ -37,6 +37,8 @@ Batch = dict[str, Any]
 Init = Callable[[jax.Array], tuple[PyTree, PyTree, PyTree]]
 Metrics = dict[str, jax.Array | float]
 Values = tuple[jax.Array, Metrics]
+# `(rows, common) -> rows`, each `[batch, ...]`
+ByExample = Callable[[PyTree, PyTree], PyTree]
 
 # How an entry of the method state is combined where a batch is taken in parts (pieces
 # of gradient accumulation, replicas):
@@ -78,6 +80,9 @@ class Context:
       order: Function from step to the positions `[batch]` of its examples.
       mixes_examples: Whether the augmentation mixes examples (mixup, cutmix).
       teacher: Network of the teacher, for methods with `TEACHER`.
+      by_device: Makes of a function `(rows, common) -> rows`, whose rows `[batch, ...]`
+        belong to one example each, one that every device computes for its own examples.
+        It is for what the compiler does not divide, see `parallel.Global.by_device`.
     """
 
     model: nn.Module
@@ -92,6 +97,7 @@ class Context:
     order: Callable[[int], np.ndarray] | None = None
     mixes_examples: bool = False
     teacher: nn.Module | None = None
+    by_device: Callable[[ByExample], ByExample] = lambda function: function
 
 
 @dataclasses.dataclass(frozen=True)

@@ -199,19 +199,29 @@ def _soft_target(config, context, variables, method_state, batch, logits, key):
         return controls.soft_target(
             config, context, variables, method_state, batch, logits, key
         )
-    bound = bind(config, context.model, variables, batch["image"])
-    target = introspect(
-        make_logits_fn(context.model, variables),
-        batch["image"],
-        batch["label"],
-        bound.explanation,
-        bound.similarity,
-        temperature=config.temperature,
-        support=config.support,
-        stop_gradient=config.stop_gradient,
-        key=key,
-        **bound.options,
-    )
+
+    def target_of(rows, common):
+        variables, images, key = common
+        bound = bind(config, context.model, variables, images)
+        return introspect(
+            make_logits_fn(context.model, variables),
+            rows["image"],
+            rows["label"],
+            bound.explanation,
+            bound.similarity,
+            temperature=config.temperature,
+            support=config.support,
+            stop_gradient=config.stop_gradient,
+            key=key,
+            index=rows["number"],
+            **bound.options,
+        )
+
+    rows = {name: batch[name] for name in ("image", "label")}
+    rows["number"] = jnp.arange(len(batch["image"]))
+    if bind(config, context.model, variables, batch["image"]).several:
+        target_of = context.by_device(target_of)
+    target = target_of(rows, (variables, batch["image"], key))
     return target, method_state
 
 

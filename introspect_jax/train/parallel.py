@@ -25,6 +25,8 @@ from introspect_jax.train.parts import EXAMPLES, Batch, Part, mean_of
 PyTree = Any
 # `(state, batch, number of the part; None where there is but one) -> Part`
 PartOf = Callable[[PyTree, Batch, Any], Part]
+# `(rows of examples, what all of them share) -> rows of examples`
+ByExample = Callable[[PyTree, PyTree], PyTree]
 
 
 def default_config() -> ConfigDict:
@@ -94,6 +96,32 @@ class Global:
 
         return whole
 
+    def by_device(self, function: ByExample) -> ByExample:
+        """The same function, each device computing the rows of its own examples.
+
+        For what the compiler does not divide: `jax.vmap` over several cotangents of a
+        network folds them into the axis of the examples, cotangents first, and every
+        device then computes all of it. Rows that the devices cannot share are left to
+        the compiler.
+        """
+        if self.mesh.size == 1:
+            return function
+        whole, divided = PartitionSpec(), PartitionSpec(AXIS)
+        # Rows are not differentiated on their own, so what varies need not be known.
+        shared = jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=(divided, whole),
+            out_specs=divided,
+            check_vma=False,
+        )
+
+        def by_rows(rows: PyTree, common: PyTree) -> PyTree:
+            count = len(jax.tree.leaves(rows)[0])
+            return (function if count % self.mesh.size else shared)(rows, common)
+
+        return by_rows
+
     def settings(self) -> dict[str, Any]:
         """What the bits of a step depend on beside its config and the versions."""
         return {"devices": self.mesh.size} | self._machine()
@@ -135,6 +163,10 @@ class Replicas(Global):
             )(state, batch)
 
         return everywhere
+
+    def by_device(self, function: ByExample) -> ByExample:
+        """The function: a replica is on one device."""
+        return function
 
     def settings(self) -> dict[str, Any]:
         """Without the number of devices."""

@@ -184,6 +184,7 @@ def build(
         if streams
         else (lambda: dataset.train.take(np.arange(examples))[1]),
         teacher=teacher,
+        by_device=parallel.by_device,
     )
     models.check_logits(context.model, context.image_shape, context.num_classes)
     method = methods.make(config.method, context)

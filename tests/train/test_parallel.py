@@ -219,3 +219,22 @@ def test_what_cannot_be_shared(experiment):
 def test_rows_of_this_process():
     mesh = make_mesh({}, jax.devices()[:4])
     np.testing.assert_array_equal(rows_here(mesh, 12), np.arange(12))
+
+
+@pytest.mark.fused
+def test_devices_divide_the_explanations_of_all_classes(experiment):
+    """The compiler alone would compute them on every device for the whole batch."""
+    options = {
+        "method.introspective.similarity": "cosine",
+        "method.introspective.ramp_up": 0.0,
+    }
+    found = {}
+    for devices in (1, 4):
+        made = experiment(devices, **options)
+        state, batches = made.init_state(), made.batches(0)
+        step = made.train_step.lower(state, next(batches)).compile()
+        flops = devices * step.cost_analysis()["flops"]
+        _, metrics = step(state, next(batches))
+        found[devices] = flops, metrics
+    assert found[4][0] < 1.2 * found[1][0]
+    close(found[1][1], found[4][1])
