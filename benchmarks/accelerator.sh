@@ -33,6 +33,7 @@ smoke        versions, devices, the digits
 fast         configs/cifar10.py:fast, standard and introspective, a pair a seed
 speed        training_speed.py
 cost         step_cost.py
+methods      method_cost.py
 suite        the tests as everywhere, on the CPU
 suite_here   the tests of numbers, on the accelerator
 profile      step_profile.py
@@ -178,6 +179,11 @@ cost() {
       benchmark 270 step_cost --classes="$classes" --dtype="$dtype"
     done
   done
+}
+
+methods() {
+  benchmark 260 method_cost --dtype=bfloat16
+  benchmark 260 method_cost --dtype=float32
 }
 
 # pytest for all of the time of the piece, on several processes where xdist is at hand.

@@ -28,9 +28,10 @@ from timing import (
     take_turns,
 )
 
-from introspect_jax import cli, cpu
+from introspect_jax import cli, cpu, methods, models
 from introspect_jax.config import default_config
 from introspect_jax.data.sources import Dataset
+from introspect_jax.methods.teaching import untrained_teacher
 from introspect_jax.train.trainer import build
 from studies.pages.collect import collect
 from studies.pages.statistics import summarise
@@ -90,8 +91,15 @@ class Step:
         config.data.augment.crop_padding = 4
         config.data.augment.flip = True
         config.update_from_flattened_dict(changes)
-        self.trainer = build(config, dataset)
-        self.batch = next(self.trainer.batches(self.trainer.constants(None)))
+        # A teacher costs the same before it is trained.
+        network = teacher = None
+        if methods.teacher_kind(config.method.name):
+            network = models.from_config(config.model, dataset.num_classes)
+            teacher = untrained_teacher(
+                network, dataset.image_shape, dataset.num_classes
+            )
+        self.trainer = build(config, dataset, teacher=network)
+        self.batch = next(self.trainer.batches(self.trainer.constants(teacher)))
         abstract = self.trainer.abstract_state()
         self.run = self.trainer.train_step.lower(abstract, self.batch).compile()
         # Of all devices together; the compiler analyses what one of them does.

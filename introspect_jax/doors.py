@@ -27,15 +27,18 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 class Door:
     """The entries of one folder."""
 
-    def __init__(self, package: str, field: str):
+    def __init__(self, package: str, field: str, also: dict[str, str] | None = None):
         """The folder is scanned when its entries are first needed.
 
         Args:
           package: Import name of the folder.
           field: Field of the config whose `name` selects an entry, such as `"model"`.
+          also: What users may look for here but find elsewhere: name -> where, for
+            `describe`.
         """
         self.field = field
         self._package = package
+        self._also = also or {}
 
     @functools.cached_property
     def entries(self) -> dict[str, ModuleType]:
@@ -122,12 +125,14 @@ class Door:
             )
 
     def describe(self) -> str:
-        """Returns one line per entry: its names, summary and source."""
+        """Returns one line per entry: its names, summary, cost and source."""
         lines = []
         for name, module in self.entries.items():
-            source = getattr(module, "SOURCE", "")
+            cost, source = getattr(module, "COST", ""), getattr(module, "SOURCE", "")
             listed = ", ".join(getattr(module, "NAMES", (name,)))
-            lines.append((listed, "; ".join(filter(None, (module.SUMMARY, source)))))
+            known = (module.SUMMARY, cost, source)
+            lines.append((listed, "; ".join(filter(None, known))))
+        lines += self._also.items()
         width = min(max(len(names) for names, _ in lines), 24)
         shown = [f"{names:{width}}  {text}" for names, text in lines]
         path = f"--config.{self.field}.name=package.module:object"

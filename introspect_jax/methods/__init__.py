@@ -1,6 +1,7 @@
 """Training methods, one file each, selected by name or by import path.
 
-A file defines `SUMMARY` (one line), `SOURCE`, `default_config()` (its options,
+A file defines `SUMMARY` (one line), `COST` (FLOPs of a step against `standard`, as
+`benchmarks/method_cost.py` finds them), `SOURCE`, `default_config()` (its options,
 `config.method.<file>`) and `make(config, context) -> Method`. A method that needs a
 teacher defines `TEACHER`: `"any network"`, or `"same network"` for a teacher with the
 network of the student. An optional `check(config)` checks the options before any data
@@ -33,7 +34,17 @@ __all__ = [
     "teacher_kind",
 ]
 
-DOOR = Door(__name__, "method")
+DOOR = Door(
+    __name__,
+    "method",
+    # They mix the examples of a batch and go with any method that takes soft labels.
+    also={
+        "(mixup)": "--config.data.augment.mixup=1.0, with most methods; 1.00x FLOPs; "
+        "Zhang et al., mixup, ICLR 2018 (arXiv 1710.09412)",
+        "(cutmix)": "--config.data.augment.cutmix=1.0, with most methods; 1.00x FLOPs; "
+        "Yun et al., CutMix, ICCV 2019 (arXiv 1905.04899)",
+    },
+)
 
 
 def modules():
