@@ -24,6 +24,7 @@ from timing import record, show
 from introspect_jax import cli, cpu, data
 from introspect_jax.config import lock, validate
 from introspect_jax.machine import enable_compilation_cache
+from introspect_jax.report.summary import cells
 from introspect_jax.run import run
 
 FLAGS = flags.FLAGS
@@ -33,6 +34,16 @@ flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Of each method.")
 flags.DEFINE_string("workdir", None, "Folder of their folders; default: not kept.")
 cli.define_cpu_flag()
 flags.DEFINE_string("json", None, "Where to write the rows.")
+
+# Heading -> name of the score, scale and format.
+SCORES = {
+    "top-1 %": ("top1", 100, ".2f"),
+    "NLL": ("nll", 1, ".4f"),
+    "ECE %": ("ece", 100, ".2f"),
+    "floor %": ("ece_floor", 100, ".2f"),
+    "conf - acc %": ("overconfidence", 100, "+.2f"),
+    "NLL at T": ("nll_scaled", 1, ".4f"),
+}
 
 
 def configs(config: ConfigDict) -> list[ConfigDict]:
@@ -69,15 +80,13 @@ def main() -> None:
         rows = train_all(name, config, FLAGS.workdir or folder)
     show(
         f"{name}, {config.model.dtype}",
-        ("method<", "seed", "split<", "top-1 %", "NLL", "ECE %", "s", "with all, s"),
+        ("method<", "seed", "split<", *SCORES, "s", "with all, s"),
         [
             (
                 row["method"],
                 str(row["seed"]),
                 split,
-                f"{100 * row[split]['last']['top1']:.2f}",
-                f"{row[split]['last']['nll']:.4f}",
-                f"{100 * row[split]['last']['ece']:.2f}",
+                *cells(row[split]["last"], SCORES),
                 f"{row['seconds']:.1f}",
                 f"{row['whole_seconds']:.1f}",
             )

@@ -1,7 +1,6 @@
 """A whole run: data, training, test, files."""
 
 import contextlib
-import datetime
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,15 +9,12 @@ import jax
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
-from rich.console import Console
-from rich.table import Table
 
 from introspect_jax import data, processes, restore, teachers
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
-from introspect_jax.machine import describe_device, describe_versions
 from introspect_jax.paths import absolute
-from introspect_jax.report import figures
+from introspect_jax.report import figures, summary
 from introspect_jax.train.check import check
 from introspect_jax.train.devices import at_hand, make_mesh
 from introspect_jax.train.files import write_json
@@ -81,9 +77,9 @@ def run(
             known = {"data": dataset.identity.sha256} | teachers.digest(config)
             path = default_workdir(name, config, **known)
     workdir = open_workdir(path, config)
-    summary = _finished(workdir, config, dataset)
-    if summary is not None:
-        return summary
+    finished = _finished(workdir, config, dataset)
+    if finished is not None:
+        return finished
     writer = only_writer(workdir) if processes.is_first() else contextlib.nullcontext()
     with writer:
         dataset = dataset or _load(config)
@@ -117,9 +113,10 @@ def run(
             result = train(
                 trainer, constants, dataset.validation, workdir, reporter, should_stop
             )
-        summary = _finish(name, trainer, dataset, result, workdir, pictures=pictures)
-    _show(summary, workdir, "config, metrics, checkpoints and pictures are there")
-    return summary
+        content = _finish(name, trainer, dataset, result, workdir, pictures=pictures)
+    told = f"{workdir}: config, metrics, checkpoints and pictures are there"
+    summary.show(content, told)
+    return content
 
 
 def _load(config: ConfigDict) -> Dataset:
@@ -165,9 +162,10 @@ def _finished(
         )
     teachers.check_recorded(config, workdir)
     try:
-        summary = json.loads(finished.read_text())
-        _show(summary, workdir, "finished before; remove the folder to run it again")
-        return summary
+        content = json.loads(finished.read_text())
+        told = f"{workdir}: finished before; remove the folder to run it again"
+        summary.show(content, told)
+        return content
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         logging.warning("%s is damaged (%s); written anew", finished, error)
         return None
@@ -183,19 +181,11 @@ def _finish(
     pictures: bool,
 ) -> dict[str, Any]:
     """Tests the networks, draws the pictures, writes `summary.json` and returns it."""
-    config = trainer.config
-    last = deployed_variables(trainer.method, result.last)
-    variables = {
-        "last": last,
-        "best": last
-        if result.best_step == config.total_steps
-        else deployed_variables(trainer.method, result.best),
-    }
-    scores = _test(trainer, dataset, variables) if config.evaluate_test else None
-    summary = {
-        "name": name,
-        **_describe(trainer, dataset, result, scores),
-        "parameters": sum(x.size for x in jax.tree.leaves(last["params"])),
+    last = best = deployed_variables(trainer.method, result.last)
+    if result.best_step != trainer.config.total_steps:
+        best = deployed_variables(trainer.method, result.best)
+    content = {
+        **summary.summarize_run(name, trainer, dataset, result, last, best),
         "cost": read_cost(workdir),
         "teacher": teachers.read_record(workdir),
     }
@@ -208,44 +198,9 @@ def _finish(
             logging.error("a picture could not be drawn: %s", error, exc_info=trace)
     # Last: a run that is killed before is not finished, and finishes all of it.
     if processes.is_first():
-        write_json(workdir / "summary.json", summary)
+        write_json(workdir / "summary.json", content)
     processes.wait_for_all("finished")
-    return summary
-
-
-def _test(
-    trainer: Trainer, dataset: Dataset, variables: dict[str, Any]
-) -> dict[str, dict[str, float]]:
-    """Returns the test scores of the last and of the best network.
-
-    The test split is read here, once, after every choice has been made.
-    """
-    same = variables["best"] is variables["last"]
-    last = trainer.evaluator(variables["last"], dataset.test)
-    best = last if same else trainer.evaluator(variables["best"], dataset.test)
-    return {"last": last, "best": best}
-
-
-def _describe(
-    trainer: Trainer, dataset: Dataset, result: Result, scores: dict | None
-) -> dict[str, Any]:
-    """Returns the part of `summary.json` that every run has."""
-    config = trainer.config
-    return {
-        "method": config.method.name,
-        "seed": config.seed,
-        "test": scores,
-        "validation": result.validation,
-        "steps": {"last": config.total_steps, "best": result.best_step},
-        "seconds": round(result.seconds, 2),
-        "examples": dataset.describe()["examples"],
-        "classes": dataset.describe_classes(),
-        "data_sha256": dataset.identity.sha256,
-        "state_sha256": result.state_sha256,
-        "versions": describe_versions(),
-        "device": describe_device(trainer.parallel.mesh.size),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
+    return content
 
 
 def _trained(
@@ -266,27 +221,3 @@ def _trained(
         make_mesh({}, jax.local_devices()) if alone else trainer.parallel.mesh,
         lambda: dataset,
     )
-
-
-def _show(summary: dict[str, Any], workdir: epath.Path, remark: str) -> None:
-    table = Table(
-        title=f"{summary['name']}: {summary['method']}, seed {summary['seed']}, "
-        f"{summary['parameters']:,} parameters, {summary['seconds']:,.0f} s"
-    )
-    for column in ("split", "step", "top-1 %", "top-5 %", "NLL", "ECE %"):
-        table.add_column(column, justify="left" if column == "split" else "right")
-    for split in ("validation", "test"):
-        for which in ("last", "best"):
-            scores = (summary[split] or {}).get(which)
-            if scores:
-                table.add_row(
-                    f"{split} ({which})",
-                    str(summary["steps"][which]),
-                    f"{100 * scores['top1']:.2f}",
-                    f"{100 * scores['top5']:.2f}",
-                    f"{scores['nll']:.4f}",
-                    f"{100 * scores['ece']:.2f}",
-                )
-    console = Console(highlight=False, quiet=not processes.is_first())
-    console.print(table)
-    console.print(f"{workdir}: {remark}", markup=False, soft_wrap=True)

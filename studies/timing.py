@@ -50,7 +50,8 @@ def time_config(config: ConfigDict, dataset: Dataset) -> dict[str, float]:
     size = config.eval_batch_size
     some = dataset.train.subset(np.arange(min(size, len(dataset.train))))
     one_batch = _median_seconds(lambda: trainer.evaluator(variables, some), 3)
-    evaluations = -(-config.total_steps // config.eval_steps)
+    # And once more for the temperature, after the last step.
+    evaluations = -(-config.total_steps // config.eval_steps) + 1
     batches = evaluations * -(-len(dataset.validation) // size)
     if config.evaluate_test:
         batches += -(-len(dataset.test) // size)

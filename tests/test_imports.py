@@ -41,9 +41,12 @@ ALLOWED = {
         "binding",
         "cpu",
         "data",
+        "evaluate",
         "explain",
+        "machine",
         "models",
         "paths",
+        "processes",
         "restore",
         "train",
     },
@@ -52,7 +55,7 @@ ALLOWED = {
     "teacher_data": {"config", "data", "restore"},
     "teachers": {"config", "cpu", "data", "methods", "models", "paths", "processes"}
     | {"restore", "teacher_data", "train", "workdir"},
-    "run": {"data", "machine", "paths", "processes", "report", "restore", "teachers"}
+    "run": {"data", "paths", "processes", "report", "restore", "teachers"}
     | {"train", "workdir", "writer"},
     "cli": {"config", "data", "interrupts", "methods", "models", "optimizers"}
     | {"processes"},

@@ -30,6 +30,16 @@ def per_example(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     }
 
 
+def bin_of(confidence: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
+    """The bin of each confidence, ints `[examples]`: equal widths, closed on the right.
+
+    Args:
+      confidence: `[examples]`, in (0, 1].
+      bins: Number of bins.
+    """
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+
 def expected_calibration_error(
     confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS
 ) -> float:
@@ -38,29 +48,31 @@ def expected_calibration_error(
     Args:
       confidence: Probabilities of the predicted classes, `[examples]`, in (0, 1].
       correct: Bool `[examples]`.
-      bins: Number of bins, of equal width and closed on the right.
+      bins: Number of bins.
     """
     confidence = np.asarray(confidence, np.float64)
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(
-        bin_of, np.asarray(correct, np.float64) - confidence, minlength=bins
+        bin_of(confidence, bins), np.asarray(correct, np.float64) - confidence
     )
     return float(np.abs(gaps).sum() / len(confidence))
 
 
 def summarize(examples: dict[str, np.ndarray]) -> dict[str, float]:
-    """`top1`, `top5`, `nll` (nats) and `ece` (15 bins) of a whole split.
+    """`top1`, `top5`, `nll`, `ece` and `overconfidence` of a whole split.
 
     Args:
       examples: Statistics of `per_example`, each `[examples]`.
 
     Returns:
-      Fractions, except for `nll`. Sums are taken in float64.
+      Fractions, except for `nll`, in nats. `ece` has 15 bins; `overconfidence` is the
+      mean confidence minus the accuracy. Sums are taken in float64.
     """
     rank = np.asarray(examples["rank"])
+    confidence = np.asarray(examples["confidence"], np.float64)
     return {
         "top1": float(np.mean(rank < 1)),
         "top5": float(np.mean(rank < 5)),
         "nll": float(np.mean(np.asarray(examples["nll"], np.float64))),
-        "ece": expected_calibration_error(examples["confidence"], rank < 1),
+        "ece": expected_calibration_error(confidence, rank < 1),
+        "overconfidence": float(np.mean(confidence) - np.mean(rank < 1)),
     }

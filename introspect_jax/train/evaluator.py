@@ -20,7 +20,7 @@ from introspect_jax.train.devices import place, replicated, rows_here
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """Computes top-1, top-5, NLL and ECE: `evaluator(variables, source)`.
+    """Computes the scores of `summarize`: `evaluator(variables, source)`.
 
     Attributes:
       model: The network.
@@ -38,33 +38,51 @@ class Evaluator:
 
     @functools.cached_property
     def step(self) -> Any:
-        """`(variables, images, labels) -> {name: [batch]}`, jitted.
+        """`(variables, images, labels) -> {name: [batch, ...]}`, jitted.
 
-        Every device, and so every process, has the result of all.
+        Statistics, and the logits and labels they are of: one program for all, because
+        a second takes as long to compile as many evaluations. Every device, and so
+        every process, has the result of all.
         """
 
         def step(variables, images, labels):
             logits_fn = make_logits_fn(self.model, variables)
-            return per_example(logits_fn(self.preprocess(images)), labels)
+            logits = logits_fn(self.preprocess(images))
+            statistics = per_example(logits, labels)
+            return statistics, {"logits": logits, "label": labels}
 
         return cpu.jit(step, out_shardings=replicated(self.mesh))
 
     def __call__(self, variables: Any, source: Source) -> dict[str, float]:
-        """Returns `top1`, `top5`, `nll` and `ece`."""
+        """Returns the scores of `summarize`."""
+        return summarize(self.examples(variables, source))
+
+    def examples(
+        self, variables: Any, source: Source, *, logits: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Returns the statistics of `per_example` of every example, in order.
+
+        Args:
+          variables: Of the network.
+          source: A split with at least one example.
+          logits: Whether `logits` (`[examples, classes]`) and `label` are returned too.
+        """
         here = rows_here(self.mesh, self.batch_size)
         found: list[tuple[dict[str, jax.Array], int]] = []
         for images, labels, count in padded_batches(
             source, self.batch_size, here, threads=self.threads
         ):
             rows = place((images, labels), self.mesh, rows=self.batch_size)
-            found.append((self.step(variables, *rows), count))
+            statistics, outputs = self.step(variables, *rows)
+            found.append((statistics | outputs if logits else statistics, count))
+            if logits and len(found) > 1:
+                # Logits of a whole split may be too much for a device.
+                found[-2] = jax.device_get(found[-2])
         columns = jax.device_get([columns for columns, _ in found])
         counts = [count for _, count in found]
-        return summarize(
-            {
-                name: np.concatenate(
-                    [c[name][:n] for c, n in zip(columns, counts, strict=True)]
-                )
-                for name in columns[0]
-            }
-        )
+        return {
+            name: np.concatenate(
+                [c[name][:n] for c, n in zip(columns, counts, strict=True)]
+            )
+            for name in columns[0]
+        }

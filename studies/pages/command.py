@@ -13,7 +13,7 @@ from introspect_jax.paths import absolute
 from introspect_jax.report import figures
 from introspect_jax.restore import Run, load
 from introspect_jax.train.files import write_json, write_text
-from studies.pages import charts, page, statistics, tables
+from studies.pages import calibration, charts, page, statistics, tables
 from studies.pages.collect import Collected, collect
 
 # Largest number of arms whose class similarity is drawn.
@@ -64,7 +64,7 @@ def report(workdir: str, output: str) -> dict[str, Any]:
     stored = statistics.rounded(summary)
     write_json(target / "statistics.json", statistics.jsonable(stored))
     write_text(target / "table.csv", tables.to_csv(stored))
-    write_text(target / "table.tex", tables.to_latex(summary))
+    write_text(target / "table.tex", tables.to_latex(summary, calibration.columns))
     write_text(target / "README.md", page.page(collected, summary, pictures))
     return summary
 

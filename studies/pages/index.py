@@ -72,7 +72,8 @@ def _table(part: dict[str, Any]) -> str:
             difference(row.get("top1_difference")),
             p_value(row.get("top1_p_holm")),
             difference(row.get("nll_difference"), 1, 3),
-            difference(row.get("ece_difference")),
+            difference(row.get("ece_difference"))
+            + (" (both at the floor)" if "ece" in row.get("unranked", ()) else ""),
             ratio(row["flops_per_step_ratio"]),
         ]
         for row in part["rows"]

@@ -4,7 +4,7 @@ import collections
 from typing import Any
 
 from introspect_jax.train.progress import duration
-from studies.pages import tables
+from studies.pages import calibration, tables
 from studies.pages.collect import Collected
 from studies.pages.statistics import SIGNIFICANT
 
@@ -42,6 +42,9 @@ def page(
             parts.append(entropies)
         if part["contrasts"]:
             parts += [tables.contrasts_markdown(part), contrast_sentences(part)]
+        parts += calibration.section(part, study["baseline"])
+        if scaled := scaled_sentences(part, study["baseline"]):
+            parts.append(scaled)
         parts.append(detectable(part))
         parts += [f"![{name}]({name})" for name in pictures[part["setting"]]]
         parts += [
@@ -111,22 +114,39 @@ def contrast_sentences(part: Part) -> str:
     )
 
 
-def _beside(row: dict[str, Any]) -> str:
-    """Sentences on likelihood and calibration where their intervals exclude zero."""
+def scaled_sentences(part: Part, baseline: str) -> str:
+    """A sentence for every arm and contrast that differs at the fitted temperatures."""
+    pairs = [(row["arm"], baseline, row) for row in part["rows"]]
+    pairs += [(c["first"], c["second"], c) for c in part["contrasts"]]
+    return "\n".join(
+        f"- `{first}` against `{second}`, both at their T:{text}"
+        for first, second, row in pairs
+        if (text := _beside(row, "_scaled", " at T"))
+    )
+
+
+def _beside(row: dict[str, Any], suffix: str = "", at: str = "") -> str:
+    """Sentences on likelihood and calibration where their intervals exclude zero.
+
+    Args:
+      row: an arm or a contrast.
+      suffix: of the metrics.
+      at: the same in words.
+    """
     text = ""
-    for metric, name, scale, digits in (
-        ("nll", "likelihood", 1, 3),
-        ("ece", "calibration", 100, 2),
+    for metric, unit, name, scale, digits in (
+        ("nll", "NLL", "likelihood", 1, 3),
+        ("ece", "ECE", "calibration", 100, 2),
     ):
-        difference = row[f"{metric}_difference"]
-        if difference["low"] > 0 or difference["high"] < 0:
+        difference = row.get(f"{metric}{suffix}_difference")
+        if difference and (difference["low"] > 0 or difference["high"] < 0):
             better = "better" if difference["mean"] < 0 else "worse"
-            shown = tables.difference(difference, scale, digits)
-            unit = "ECE" if metric == "ece" else "NLL"
-            text += (
-                f" Its {name} is {better} ({unit} {shown}"
-                f"{_kept(row[f'{metric}_p_holm'])})."
-            )
+            shown = f"{unit}{at} {tables.difference(difference, scale, digits)}"
+            if f"{metric}{suffix}" in row.get("unranked", ()):
+                text += f" Both are at the floor of the ECE ({shown}): not ranked."
+                continue
+            kept = _kept(row[f"{metric}{suffix}_p_holm"])
+            text += f" Its {name} is {better} ({shown}{kept})."
     return text
 
 

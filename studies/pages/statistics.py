@@ -13,6 +13,7 @@ from studies.comparison import (
     seeds_needed,
     smallest_detectable,
 )
+from studies.pages import calibration
 from studies.pages.collect import Collected
 
 # Of the test split, at the last step and at the best on validation.
@@ -64,14 +65,16 @@ def _setting(collected: Collected, setting: str) -> dict[str, Any]:
                 )
                 for metric in METRICS
             },
+            **calibration.differences(runs[first], runs[second]),
         }
         for first, second in study["contrasts"]
         if first in runs and second in runs
     ]
     compared = [r for r in rows if r["arm"] != study["baseline"]] + contrasts
-    for metric in METRICS:
-        corrected = holm([row[f"{metric}_difference"]["p"] for row in compared])
-        for row, p in zip(compared, corrected, strict=True):
+    for metric in (*METRICS, *calibration.COMPARED):
+        tested = [row for row in compared if f"{metric}_difference" in row]
+        corrected = holm([row[f"{metric}_difference"]["p"] for row in tested])
+        for row, p in zip(tested, corrected, strict=True):
             row[f"{metric}_p_holm"] = float(p)
     controls = [row for row in rows if row["control"]]
     corrected = holm([row["top1_difference"]["p"] for row in controls])
@@ -111,6 +114,9 @@ def _row(
         values = [_last(record, name) for record in runs.values()]
         logged = [value for value in values if value is not None]
         row[f"train_{name}"] = statistics.mean(logged) if logged else None
+    row |= calibration.of_arm(runs)
+    if arm != study["baseline"]:
+        row |= calibration.differences(runs, baseline)
     row |= _cost(runs, baseline)
     return row
 

@@ -10,6 +10,7 @@ from studies.pages.collect import Collected
 
 Row = dict[str, Any]
 Part = dict[str, Any]
+Columns = dict[str, Callable[[Row], str]]  # heading -> cell
 
 
 def percent(estimate: dict[str, float]) -> str:
@@ -64,7 +65,7 @@ def _shown(estimate: dict[str, float], scale: float, digits: int) -> str:
 
 
 # Heading -> cell, of the table of the last step.
-_COLUMNS: dict[str, Callable[[Row], str]] = {
+_COLUMNS: Columns = {
     "arm": lambda r: r["arm"] + (" (positive control)" if r["control"] else ""),
     "seeds": lambda r: str(len(r["seeds"])),
     "test top-1 %": lambda r: percent(r["top1_last"]),
@@ -158,24 +159,35 @@ def to_csv(summary: dict[str, Any]) -> str:
     return text.getvalue()
 
 
-def to_latex(summary: dict[str, Any]) -> str:
-    """A `tabular` for each setting, for the package booktabs."""
-    headings = list(_COLUMNS)
+def to_latex(summary: dict[str, Any], more: Callable[[Part], Columns]) -> str:
+    """A `tabular` for each setting, for the package booktabs.
+
+    Args:
+      summary: Of `statistics.summarise`.
+      more: Setting -> the columns of a second `tabular`, or none.
+    """
     parts = []
     for part in summary["settings"]:
-        lines = [
-            f"% {part['setting'] or summary['question']}",
-            r"\begin{tabular}{l" + "r" * (len(headings) - 1) + "}",
-            r"\toprule",
-            " & ".join(map(_latex, headings)) + r" \\",
-            r"\midrule",
-        ]
-        lines += [
-            " & ".join(_latex(cell(row)) for cell in _COLUMNS.values()) + r" \\"
-            for row in part["rows"]
-        ]
-        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+        name = part["setting"] or summary["question"]
+        parts.append(_tabular(name, part, _COLUMNS))
+        if columns := more(part):
+            parts.append(_tabular(f"{name}: calibration", part, columns))
     return "\n\n".join(parts) + "\n"
+
+
+def _tabular(name: str, part: Part, columns: Columns) -> str:
+    lines = [
+        f"% {name}",
+        r"\begin{tabular}{l" + "r" * (len(columns) - 1) + "}",
+        r"\toprule",
+        " & ".join(map(_latex, columns)) + r" \\",
+        r"\midrule",
+    ]
+    lines += [
+        " & ".join(_latex(cell(row)) for cell in columns.values()) + r" \\"
+        for row in part["rows"]
+    ]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
 def to_markdown(headings: list[str], rows: list[list[str]]) -> str:

@@ -38,13 +38,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 PHASES = (
     ("pictures", r'figures\.py", line \d+ in draw_all'),
     ("evaluation", r'evaluator\.py", line \d+ in __call__\n(.*\n)*.* in _evaluate'),
-    ("final test evaluation", r'evaluator\.py", line \d+ in __call__'),
+    ("final test evaluation", r'evaluator\.py", line \d+ in examples'),
     ("restoring", r'checkpoint\.py", line \d+ in (restore_best|_restore)'),
     ("checkpoint write", r'checkpoint\.py", line \d+ in (save|wait|close)'),
     ("compilation", r'trainer\.py", line \d+ in compile'),
     ("steps", r'loop\.py", line \d+ in run'),
     ("before the first step", r'loop\.py", line \d+ in train'),
-    ("end of the run", r" in (_show|write_json|describe_device|describe_versions)"),
+    ("end of the run", r" in (show|write_json|describe_device|describe_versions)"),
 )
 
 

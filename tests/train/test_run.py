@@ -77,9 +77,12 @@ def test_work_folder(finished):
     for name in ("curves", "explanations", "class_similarity"):
         assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((finished / "summary.json").read_text())
+    scores = {"top1", "top5", "nll", "ece", "overconfidence", "ece_floor"}
+    scores |= {"ece_floor_95", "temperature", "nll_scaled", "ece_scaled"}
+    scores |= {"ece_scaled_floor", "ece_scaled_floor_95"}
     for which in ("last", "best"):
-        assert set(summary["test"][which]) == {"top1", "top5", "nll", "ece"}
-        assert set(summary["validation"][which]) == {"top1", "top5", "nll", "ece"}
+        assert set(summary["test"][which]) == scores
+        assert set(summary["validation"][which]) == scores
     assert summary["steps"]["last"] == 12
     assert summary["method"] == "introspective"
     assert summary["seed"] == 0
