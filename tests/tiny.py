@@ -13,16 +13,15 @@ class TinyBackbone(nn.Module):
     """Two convolutions and two batch normalisations: compiles in a second."""
 
     width: int = 4
+    num_stages = 2
 
     @nn.compact
-    def __call__(self, x, train):
-        width = self.width
-        x = nn.relu(
-            batch_norm(train, None, "norm0")(conv(width, 3, 2, None, "conv0")(x))
-        )
-        return nn.relu(
-            batch_norm(train, None, "norm1")(conv(8, 3, 2, None, "conv1")(x))
-        )
+    def __call__(self, x, train, stages=(0, 2)):
+        for i in range(*stages):
+            width = (self.width, 8)[i]
+            x = conv(width, 3, 2, None, f"conv{i}")(x)
+            x = nn.relu(batch_norm(train, None, f"norm{i}")(x))
+        return x
 
 
 def build_tiny(num_classes: int) -> Classifier:

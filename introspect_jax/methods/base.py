@@ -13,9 +13,6 @@ Born-Again Networks: `kd` whose teacher is the run of the generation before.
 DKD: two terms of the divergence that `kd` has; its test holds the identity.
 DLB: the method state is last step's logits of the second half of the batch
     (`LAST_BATCH`); `sampler` puts those examples into the first half of the next.
-ONE, Be Your Own Teacher: `model` has branches and answers with their ensemble or the
-    last; `loss` asks for the branches.
-Attention transfer: `loss` asks both networks for their `maps`.
 """
 
 import dataclasses
@@ -187,7 +184,8 @@ def forward(
     model_state: PyTree,
     images: jax.Array,
     key: jax.Array,
-) -> tuple[jax.Array, PyTree]:
+    method: str | None = None,
+) -> tuple[Any, PyTree]:
     """Returns logits `[batch, classes]` in train mode and the updated batch statistics.
 
     Args:
@@ -196,15 +194,18 @@ def forward(
       model_state: Its other variables.
       images: Images `[batch, h, w, c]`.
       key: Random key of this step and pass, for example for dropout.
+      method: One of the network's optional methods, whose input `images` is and whose
+        result is returned in place of the logits.
     """
-    logits, updated = model.apply(
+    result, updated = model.apply(
         {"params": params, **model_state},
         images,
         train=True,
         mutable=[name for name in model_state if name != CONSTANTS],
         rngs=rng_streams(key),
+        method=method,
     )
-    return logits, {**model_state, **updated}
+    return result, {**model_state, **updated}
 
 
 def averaged(

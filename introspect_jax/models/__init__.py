@@ -27,6 +27,7 @@ from introspect_jax.models.protocol import (
     make_logits_fn,
     make_maps_fn,
     offers,
+    stage_shapes,
 )
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "make_logits_fn",
     "make_maps_fn",
     "offers",
+    "stage_shapes",
 ]
 
 DOOR = Door(__name__, "model")

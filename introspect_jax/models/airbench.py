@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from introspect_jax.errors import UserError
-from introspect_jax.models.classifier import Classifier, conv, run_block
+from introspect_jax.models.classifier import Classifier, Stages, conv, run_block
 from introspect_jax.models.protocol import CONSTANTS
 from introspect_jax.options import check_range
 
@@ -90,7 +90,8 @@ class Airbench(Classifier):
 class AirbenchBackbone(nn.Module):
     """Whitening and three blocks; images of 32x32 pixels end in maps of 3x3.
 
-    The max-pooling of a block is skipped if a side has fewer than 2 pixels.
+    The max-pooling of a block is skipped if a side has fewer than 2 pixels. Each block
+    is a stage; the whitening belongs to the first.
 
     Attributes:
       widths: Channels of each block.
@@ -102,21 +103,29 @@ class AirbenchBackbone(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
 
+    @property
+    def num_stages(self) -> int:
+        return len(self.widths)
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        if min(x.shape[1:3]) < _PATCH:
-            raise UserError(
-                f"model.name=airbench takes images of at least {_PATCH}x{_PATCH} "
-                f"pixels, got {x.shape[1]}x{x.shape[2]}"
-            )
-        x = nn.gelu(_whiten(self, x), approximate=False)
-        for i, width in enumerate(self.widths):
-            x = run_block(self, _block, x, train, width, f"block{i}")
+    def __call__(
+        self, x: jax.Array, train: bool, stages: Stages | None = None
+    ) -> jax.Array:
+        first, last = stages or (0, self.num_stages)
+        if first == 0:
+            x = nn.gelu(_whiten(self, x), approximate=False)
+        for i in range(first, last):
+            x = run_block(self, _block, x, train, self.widths[i], f"block{i}")
         return x
 
 
 def _whiten(self: AirbenchBackbone, x: jax.Array) -> jax.Array:
     """Convolution with the constant kernel, without padding, and a trained bias."""
+    if min(x.shape[1:3]) < _PATCH:
+        raise UserError(
+            f"model.name=airbench takes images of at least {_PATCH}x{_PATCH} "
+            f"pixels, got {x.shape[1]}x{x.shape[2]}"
+        )
     channels = x.shape[-1]
     # Until `prepare` is called: as if all pixels were independent.
     unit = np.eye(_PATCH**2 * channels)

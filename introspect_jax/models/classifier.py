@@ -1,7 +1,7 @@
 """The common form of networks: a backbone and one linear layer."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -9,9 +9,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from introspect_jax.cpu import conv_general_dilated
+from introspect_jax.models.protocol import STAGED
 from introspect_jax.options import check_choice
 
 NORMS = ("batch", "group")
+# A static range of the stages of a backbone, `(first, last)` as in `range`.
+Stages = tuple[int, int]
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -84,11 +87,14 @@ def run_block(
 class Classifier(nn.Module):
     """`logits = head(mean over space of backbone(images))`.
 
-    It has the optional methods of `models.protocol` except `prepare`.
+    It has the optional methods of `models.protocol` except `prepare`; those of stages
+    only if the backbone has stages.
 
     Attributes:
       backbone: Module from images to feature maps `[batch, h, w, d]`, called with
-        `train`.
+        `train`. If it has an attribute `num_stages` of at least 2, its call also takes
+        `stages=(first, last)`: then it computes these stages only, as in
+        `range(first, last)`, and takes the maps before `first` unless that is 0.
       num_classes: Number of outputs.
     """
 
@@ -99,6 +105,11 @@ class Classifier(nn.Module):
         # Float32 whatever the backbone's precision: the logits are what explanations
         # and losses are made of, and the layer costs next to nothing.
         self.head = nn.Dense(self.num_classes, dtype=None)
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Optional methods that it cannot offer, see `models.protocol.offers`."""
+        return () if getattr(self.backbone, "num_stages", 1) > 1 else STAGED
 
     def maps(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Last feature maps `[batch, h, w, d]`."""
@@ -111,6 +122,27 @@ class Classifier(nn.Module):
     def classify(self, maps: jax.Array) -> jax.Array:
         """Logits `[batch, classes]` of feature maps."""
         return self.head(self._pool(maps))
+
+    def stages(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+        """Maps `[batch, h, w, d]` after each stage; the last are those of `maps`."""
+        after = []
+        for stage in range(self._stages()):
+            images = self.backbone(images, train=train, stages=(stage, stage + 1))
+            after.append(images)
+        return tuple(after)
+
+    def trunk(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Maps `[batch, h, w, d]` before the last stage."""
+        return self.backbone(images, train=train, stages=(0, self._stages() - 1))
+
+    def last_stage(self, maps: jax.Array, train: bool = False) -> jax.Array:
+        """Logits `[batch, classes]` of the maps before the last stage."""
+        count = self._stages()
+        maps = self.backbone(maps, train=train, stages=(count - 1, count))
+        return self.classify(maps)
+
+    def _stages(self) -> int:
+        return cast(Any, self.backbone).num_stages
 
     def last_layer(self, variables: Any) -> tuple[jax.Array, jax.Array]:
         """Kernel `[d, classes]` and bias `[classes]` of the last layer; zeros if it has

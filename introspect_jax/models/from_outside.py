@@ -10,8 +10,9 @@ import jax
 from introspect_jax import options as checks
 from introspect_jax.doors import load_object
 from introspect_jax.errors import UserError
+from introspect_jax.models.protocol import STAGED
 
-_PARTS = ("maps", "classify", "features", "last_layer", "prepare")
+_PARTS = ("maps", "classify", "features", "last_layer", "prepare", *STAGED)
 
 
 def build(
@@ -108,6 +109,15 @@ class NNXNetwork(nn.Module):
 
     def classify(self, maps: jax.Array) -> jax.Array:
         return self._run("classify", False, maps)
+
+    def stages(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+        return self._run("stages", train, images)
+
+    def trunk(self, images: jax.Array, train: bool = False) -> jax.Array:
+        return self._run("trunk", train, images)
+
+    def last_stage(self, maps: jax.Array, train: bool = False) -> jax.Array:
+        return self._run("last_stage", train, maps)
 
     def last_layer(self, variables: Any) -> tuple[jax.Array, jax.Array]:
         return cast(

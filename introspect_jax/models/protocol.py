@@ -8,11 +8,16 @@ following methods are optional; code that needs one that is missing raises an er
 `features(images, train)`: the inputs `[batch, d]` of the last linear layer, and
     `last_layer(variables)`, its kernel `[d, classes]` and bias `[classes]` (for norms
     by the last layer; weight rows need the kernel only);
+`stages(images, train)`: a tuple of the maps `[batch, h, w, d]` after each of at least
+    two stages, the last of which are those of `maps`; `trunk(images, train)`, the maps
+    before the last stage, and `last_stage(maps, train)`, the network's logits of them
+    (for methods that compare maps or add branches);
 `prepare(images)`: values of the variables in the collection `constants`, computed once
     from training images (for example a whitening first layer), never trained or
     averaged.
 
-`models.classifier.Classifier` has all of them except `prepare`.
+`models.classifier.Classifier` has all of them except `prepare`; those of stages if its
+backbone has stages.
 """
 
 import zlib
@@ -29,6 +34,9 @@ Function = Callable[[jax.Array], jax.Array]
 PyTree = Any
 # Collection of the variables that `prepare` returns.
 CONSTANTS = "constants"
+# The methods of a network in stages.
+STAGED = ("stages", "trunk", "last_stage")
+_EXPLAINING = "this explanation or similarity"
 
 
 def make_logits_fn(model: nn.Module, variables: Any) -> Function:
@@ -81,7 +89,7 @@ def last_layer(model: nn.Module, variables: Any) -> tuple[jax.Array, jax.Array]:
     Raises:
       UserError: The network has no `last_layer`.
     """
-    check_offers(model, "last_layer")
+    check_offers(model, "last_layer", _EXPLAINING)
     kernel, bias = cast(Any, model).last_layer(variables)
     return kernel, bias
 
@@ -91,27 +99,69 @@ def offers(model: nn.Module, part: str) -> bool:
     parts = getattr(model, "parts", None)  # those of an NNX module
     if isinstance(parts, tuple):
         return part in parts
+    if part in getattr(model, "lacks", ()):  # a classifier without stages
+        return False
     return callable(getattr(model, part, None))
 
 
-def check_offers(model: nn.Module, part: str) -> None:
-    """Raises a UserError if the network lacks this optional method."""
+def check_offers(model: nn.Module, part: str, for_what: str) -> None:
+    """Raises a UserError if the network lacks this optional method.
+
+    Args:
+      model: Network.
+      part: Name of the method.
+      for_what: What needs it, for the message.
+    """
     if not offers(model, part):
         name = getattr(model, "title", type(model).__name__)
         raise UserError(
-            f"the network {name} has no {part!r}, which this explanation or similarity "
-            "needs: give it that method (introspect_jax/models/protocol.py), or choose "
-            "another explanation"
+            f"the network {name} has no {part!r}, which {for_what} needs: give it that "
+            "method (introspect_jax/models/protocol.py), or choose another"
         )
 
 
+def stage_shapes(
+    model: nn.Module, image_shape: tuple[int, ...], for_what: str
+) -> list[tuple[int, int, int]]:
+    """Shapes `(h, w, d)` of the maps after each stage. Only shapes are computed.
+
+    Args:
+      model: Network.
+      image_shape: Shape `(h, w, c)` of its inputs.
+      for_what: What needs the stages, for the message.
+
+    Raises:
+      UserError: The network is not in stages.
+    """
+    check_offers(model, "stages", for_what)
+
+    def stages(key: jax.Array) -> Any:
+        params, state = init_variables(model, image_shape, key)
+        images = jnp.zeros((1, *image_shape), jnp.float32)
+        variables = {"params": params, **state}
+        return model.apply(variables, images, train=False, method="stages")
+
+    return [maps.shape[1:] for maps in jax.eval_shape(stages, jax.random.key(0))]
+
+
 def init_variables(
-    model: nn.Module, image_shape: tuple[int, ...], key: jax.Array
+    model: nn.Module,
+    image_shape: tuple[int, ...],
+    key: jax.Array,
+    method: str | None = None,
 ) -> tuple[PyTree, PyTree]:
-    """Returns new parameters and the other variables (batch statistics)."""
+    """Returns new parameters and the other variables (batch statistics).
+
+    Args:
+      model: Network, or another module that is called with `train`.
+      image_shape: Shape `(h, w, c)` of its inputs.
+      key: Random key.
+      method: An optional method, if only its variables are wanted; its input has the
+        shape `image_shape`.
+    """
     images = jnp.zeros((1, *image_shape), jnp.float32)
     rngs = rng_streams(key) | {"params": key}
-    variables = dict(cast(Any, model.init(rngs, images, train=True)))
+    variables = dict(cast(Any, model.init(rngs, images, train=True, method=method)))
     return variables.pop("params"), variables
 
 
@@ -172,7 +222,7 @@ def with_constants(tree: PyTree, constants: PyTree) -> PyTree:
 
 
 def _part(model: nn.Module, variables: Any, name: str, **arguments: Any) -> Function:
-    check_offers(model, name)
+    check_offers(model, name, _EXPLAINING)
 
     def function(x: jax.Array) -> jax.Array:
         return cast(jax.Array, model.apply(variables, x, method=name, **arguments))

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax.models.classifier import (
     Classifier,
+    Stages,
     check_norm,
     conv,
     normalization,
@@ -49,6 +50,8 @@ def make(
 class ResNet(nn.Module):
     """Four stages; depth 50 has bottleneck blocks, its stride in the 3x3 layer.
 
+    The stem belongs to the first stage.
+
     Attributes:
       depth: 18, 34 or 50.
       small_stem: one 3x3 convolution instead of 7x7 with stride 2 and max-pooling.
@@ -62,9 +65,23 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     norm: str = "batch"
+    num_stages = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool, stages: Stages | None = None
+    ) -> jax.Array:
+        first, last = stages or (0, self.num_stages)
+        if first == 0:
+            x = self._stem(x, train)
+        for stage in range(first, last):
+            for block in range(_STAGES[self.depth][stage]):
+                stride = 2 if stage > 0 and block == 0 else 1
+                name = f"stage{stage}_block{block}"
+                x = run_block(self, _block, x, train, 64 * 2**stage, stride, name)
+        return x
+
+    def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         if self.small_stem:
             x = conv(64, 3, 1, self.dtype, "stem")(x)
         else:
@@ -72,11 +89,6 @@ class ResNet(nn.Module):
         x = nn.relu(normalization(self, train, "stem_norm")(x))
         if not self.small_stem:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        for stage, blocks in enumerate(_STAGES[self.depth]):
-            for block in range(blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                name = f"stage{stage}_block{block}"
-                x = run_block(self, _block, x, train, 64 * 2**stage, stride, name)
         return x
 
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax.models.classifier import (
     Classifier,
+    Stages,
     check_norm,
     conv,
     normalization,
@@ -47,18 +48,27 @@ def pad_shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
 
 
 class SmallResNet(nn.Module):
-    """Three stages of 16, 32 and 64 channels with n blocks of two layers each."""
+    """Three stages of 16, 32 and 64 channels with n blocks of two layers each.
+
+    The stem belongs to the first.
+    """
 
     blocks: int
     dtype: Any = jnp.float32
     remat: bool = False
     norm: str = "batch"
+    num_stages = 3
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = conv(16, 3, 1, self.dtype, "stem")(x)
-        x = nn.relu(normalization(self, train, "stem_norm")(x))
-        for stage, features in enumerate((16, 32, 64)):
+    def __call__(
+        self, x: jax.Array, train: bool, stages: Stages | None = None
+    ) -> jax.Array:
+        first, last = stages or (0, self.num_stages)
+        if first == 0:
+            x = conv(16, 3, 1, self.dtype, "stem")(x)
+            x = nn.relu(normalization(self, train, "stem_norm")(x))
+        for stage in range(first, last):
+            features = 16 * 2**stage
             for block in range(self.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage}_block{block}"

@@ -17,6 +17,7 @@ from introspect_jax.errors import UserError, unknown
 from introspect_jax.models.classifier import (
     NORMS,
     Classifier,
+    Stages,
     conv,
     normalization,
     run_block,
@@ -81,12 +82,14 @@ class VGG(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     norm: str = "batch"
+    num_stages = len(_WIDTHS)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        for stage, (width, layers) in enumerate(
-            zip(_WIDTHS, _STAGES[self.depth], strict=True)
-        ):
+    def __call__(
+        self, x: jax.Array, train: bool, stages: Stages | None = None
+    ) -> jax.Array:
+        for stage in range(*(stages or (0, self.num_stages))):
+            width, layers = _WIDTHS[stage], _STAGES[self.depth][stage]
             x = run_block(self, _stage, x, train, width, layers, f"stage{stage}")
         return x
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from introspect_jax.errors import UserError, unknown
-from introspect_jax.models.classifier import Classifier, run_block
+from introspect_jax.models.classifier import Classifier, Stages, run_block
 
 SUMMARY = (
     "Vision Transformer, average-pooled (Dosovitskiy et al. 2021, Beyer et al. 2022)"
@@ -122,7 +122,10 @@ def _override(field: str, value: int, default: int) -> int:
 class ViT(nn.Module):
     """Images `[batch, h, w, c]` to maps `[batch, h / patch, w / patch, width]`.
 
-    In training, the random numbers come from the stream `dropout`.
+    In training, the random numbers come from the stream `dropout`. The stages are
+    quarters of the blocks, where decoders of dense predictions take the maps of a
+    network whose grid never changes (Bao et al. 2022, arXiv 2106.08254). The embedding
+    belongs to the first, the final normalisation to the last.
 
     Attributes:
       patch: Side of a patch, in pixels.
@@ -144,18 +147,29 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
 
+    @property
+    def num_stages(self) -> int:
+        return min(4, self.depth)
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = self._embed(x)
+    def __call__(
+        self, x: jax.Array, train: bool, stages: Stages | None = None
+    ) -> jax.Array:
+        first, last = stages or (0, self.num_stages)
+        if first == 0:
+            x = self._embed(x)
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height * width, channels)
-        x = _dropout(self, x, train, "embedding_dropout")
-        for block in range(self.depth):
+        if first == 0:
+            x = _dropout(self, x, train, "embedding_dropout")
+        begin, end = (self.depth * stage // self.num_stages for stage in (first, last))
+        for block in range(begin, end):
             # A single block is the last one, and has the full rate.
             share = block / (self.depth - 1) if self.depth > 1 else 1.0
             rate = self.stochastic_depth * share
             x = run_block(self, _block, x, train, rate, f"block{block}")
-        x = _layer_norm(self, "final_norm")(x)
+        if last == self.num_stages:
+            x = _layer_norm(self, "final_norm")(x)
         return x.reshape(batch, height, width, channels)
 
     def _embed(self, images: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from introspect_jax.errors import UserError
 from introspect_jax.models.classifier import (
     Classifier,
+    Stages,
     check_norm,
     conv,
     normalization,
@@ -47,23 +48,33 @@ def make(
 
 
 class WideResNet(nn.Module):
-    """Three stages of 16k, 32k and 64k channels with n = (d - 4) / 6 blocks each."""
+    """Three stages of 16k, 32k and 64k channels with n = (d - 4) / 6 blocks each.
+
+    The stem belongs to the first, the final normalisation to the last.
+    """
 
     blocks: int
     width: int
     dtype: Any = jnp.float32
     remat: bool = False
     norm: str = "batch"
+    num_stages = 3
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = conv(16, 3, 1, self.dtype, "stem")(x)
-        for stage, base in enumerate((16, 32, 64)):
-            features = base * self.width
+    def __call__(
+        self, x: jax.Array, train: bool, stages: Stages | None = None
+    ) -> jax.Array:
+        first, last = stages or (0, self.num_stages)
+        if first == 0:
+            x = conv(16, 3, 1, self.dtype, "stem")(x)
+        for stage in range(first, last):
+            features = 16 * 2**stage * self.width
             for block in range(self.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage}_block{block}"
                 x = run_block(self, _block, x, train, features, stride, name)
+        if last < self.num_stages:
+            return x
         return nn.relu(normalization(self, train, "final_norm")(x))
 
 
