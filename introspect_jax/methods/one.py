@@ -52,7 +52,10 @@ class Gate(nn.Module):
     def __call__(self, maps: jax.Array, train: bool) -> jax.Array:
         wide = jnp.promote_types(maps.dtype, jnp.float32)
         features = jnp.mean(maps, axis=(1, 2), dtype=wide)
-        scores = nn.Dense(self.branches, dtype=None, name="gate")(features)
+        # The normalisation would cancel a bias.
+        scores = nn.Dense(self.branches, use_bias=False, dtype=None, name="gate")(
+            features
+        )
         return nn.softmax(nn.relu(batch_norm(train, None, "norm")(scores)))
 
 

@@ -15,6 +15,8 @@ NAMES = sorted(methods.modules())
 
 def test_the_comparison_set_is_there():
     wanted = [
+        "attention_transfer",
+        "byot",
         "complement_entropy",
         "confidence_penalty",
         "cs_kd",
@@ -22,6 +24,7 @@ def test_the_comparison_set_is_there():
         "introspective",
         "kd",
         "label_smoothing",
+        "one",
         "ps_kd",
         "standard",
         "tf_kd_reg",

@@ -79,7 +79,7 @@ def test_every_method_resumes_and_takes_any_number_of_devices(
     assert len(leaf.sharding.device_set) == 8
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         scale = max(float(np.abs(a).max()), 1e-3)
-        np.testing.assert_allclose(a, b, atol=1e-5 * scale)
+        np.testing.assert_allclose(a, b, atol=2e-5 * scale)
 
 
 @pytest.mark.fused
