@@ -34,11 +34,12 @@ def default_config() -> ConfigDict:
     BatchNorm, ReLU and softmax. It is constant in the divergence. The network itself is
     the first branch, which is evaluated and deployed; ensemble and gate serve training.
 
-    `r = exp(-5 (1 - t)^2)` grows to 1 in the first `ramp_up` of the run; 0 starts with
-    1. The released code has 80 of 300 epochs and changes r after each; here it changes
-    after each step.
+    `r = exp(-5 (1 - t)^2)`, where t grows from 0 to 1 in the first `ramp_up` of the
+    run; with `ramp_up` 0 it is 1. The released code has 80 of 300 epochs and changes r
+    after each; here it changes after each step.
 
-    Defaults are those of the released code.
+    Defaults are those of the released code. An NNX network cannot make its last stage
+    alone: each branch then also carries a copy of the others, which is not used.
     """
     return ConfigDict({"branches": 3, "temperature": 3.0, "ramp_up": 80 / 300})
 
@@ -128,7 +129,7 @@ def make(config: ConfigDict, context: Context) -> Method:
     return Method(init, loss, predict, context.model)
 
 
-def ramp(step: jax.Array, ramp_steps: float) -> jax.Array:
+def ramp(step: jax.Array | int, ramp_steps: float) -> jax.Array:
     """`exp(-5 (1 - step / ramp_steps)^2)`, and 1 from `ramp_steps` on."""
     done = jnp.clip(step / max(1.0, ramp_steps), max=1.0) if ramp_steps else 1.0
     return jnp.exp(-5.0 * (1.0 - done) ** 2)

@@ -116,7 +116,7 @@ def check_offers(model: nn.Module, part: str, for_what: str) -> None:
         name = getattr(model, "title", type(model).__name__)
         raise UserError(
             f"the network {name} has no {part!r}, which {for_what} needs: give it that "
-            "method (introspect_jax/models/protocol.py), or choose another"
+            "method (introspect_jax/models/protocol.py), or choose another network"
         )
 
 

@@ -122,10 +122,9 @@ def _override(field: str, value: int, default: int) -> int:
 class ViT(nn.Module):
     """Images `[batch, h, w, c]` to maps `[batch, h / patch, w / patch, width]`.
 
-    In training, the random numbers come from the stream `dropout`. The stages are
-    quarters of the blocks, where decoders of dense predictions take the maps of a
-    network whose grid never changes (Bao et al. 2022, arXiv 2106.08254). The embedding
-    belongs to the first, the final normalisation to the last.
+    In training, the random numbers come from the stream `dropout`. The grid never
+    changes, so the four stages are quarters of the blocks. The embedding belongs to the
+    first, the final normalisation to the last.
 
     Attributes:
       patch: Side of a patch, in pixels.

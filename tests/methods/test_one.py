@@ -6,6 +6,7 @@ from halves import build_halves
 from harness import batch, ce, images, kl, log_probs, loss, make, states_equal
 
 from introspect_jax.errors import UserError
+from introspect_jax.methods.one import default_config, ramp
 
 
 def at_the_end(method, params, states, step=100):
@@ -115,12 +116,12 @@ def test_the_first_branch_is_the_network_and_the_others_start_on_their_own():
 
 
 def test_the_ramp():
-    def weight(step, **options):
-        return float(loss(make("one", **options), step=step)[1][2]["weight"])
-
-    np.testing.assert_allclose(weight(0), np.exp(-5), rtol=1e-5)
-    np.testing.assert_allclose(weight(27), 1)  # 80 of 300 epochs, of 100 steps
-    assert weight(0, ramp_up=0.0) == 1
+    """That of the released code, 80 of 300 epochs, in a run of as many steps."""
+    steps = default_config().ramp_up * 300
+    for step in (0, 1, 40, 79, 80, 299):
+        wanted = np.exp(-5 * (1 - min(step, 80) / 80) ** 2)
+        np.testing.assert_allclose(ramp(step, steps), wanted, rtol=1e-6)
+    assert ramp(0, 0.0) == 1
 
 
 def test_an_nnx_network():

@@ -32,8 +32,10 @@ def steps(experiment, count, start=0, state=None):
 # Of tests that no method matters to: compiled sooner, and once.
 STANDARD = {"method.name": "standard"}
 # They carry nothing and see one example at a time, and so share the step of others:
-# of `standard`, of `kd, permuted`, of other sources of introspection.
+# of `standard`, of `kd, permuted`, of `one`, of other sources of introspection.
 LIKE_OTHERS = (
+    "attention_transfer",
+    "byot",
     "complement_entropy",
     "confidence_penalty",
     "kd",
