@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from introspect_jax.cpu import conv_general_dilated
 from introspect_jax.methods.base import (
     Context,
     Method,
@@ -14,7 +13,7 @@ from introspect_jax.methods.base import (
     predict_network,
 )
 from introspect_jax.models import init_variables, make_classify_fn
-from introspect_jax.models.classifier import KERNEL_INIT, batch_norm
+from introspect_jax.models.classifier import batch_norm, conv
 from introspect_jax.models.protocol import check_offers, stage_shapes
 from introspect_jax.objectives.features import feature_distance
 from introspect_jax.objectives.losses import (
@@ -57,29 +56,19 @@ class StageClassifier(nn.Module):
     Attributes:
       num_classes: Number of outputs.
       channels: Those of the last maps.
-      window: How many times the maps are larger than the last, in both directions.
+      window: How many times the sides of the maps are those of the last.
     """
 
     num_classes: int
     channels: int
-    window: tuple[int, int]
+    window: int
 
     @nn.compact
     def __call__(self, maps: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         narrow, x = max(1, self.channels // 4), maps
-        layers = [(narrow, (1, 1)), (narrow, self.window), (self.channels, (1, 1))]
-        for i, (channels, window) in enumerate(layers):
-            x = nn.Conv(
-                channels,
-                window,
-                window,
-                padding="VALID",
-                use_bias=False,
-                kernel_init=KERNEL_INIT,
-                dtype=maps.dtype,
-                conv_general_dilated=conv_general_dilated,
-                name=f"conv{i}",
-            )(x)
+        layers = [(narrow, 1), (narrow, self.window), (self.channels, 1)]
+        for i, (channels, side) in enumerate(layers):
+            x = conv(channels, side, side, maps.dtype, f"conv{i}", pad=False)(x)
             x = nn.relu(batch_norm(train, maps.dtype, f"norm{i}")(x))
         features = _mean(x)
         return nn.Dense(self.num_classes, dtype=None, name="last")(features), features
@@ -95,8 +84,10 @@ def make(config: ConfigDict, context: Context) -> Method:
     check_offers(context.model, "classify", "method.name=byot")
     *shapes, last = stage_shapes(context.model, context.image_shape, "method.name=byot")
     classifiers = {
-        f"classifier{i}": StageClassifier(context.num_classes, last[2], window(*pair))
-        for i, pair in enumerate((shape, last) for shape in shapes)
+        f"classifier{i}": StageClassifier(
+            context.num_classes, last[2], window(shape, last)
+        )
+        for i, shape in enumerate(shapes)
     }
     alpha, beta, temperature = config.alpha, config.beta, config.temperature
 
@@ -163,9 +154,9 @@ def make(config: ConfigDict, context: Context) -> Method:
     return Method(init, loss, predict, context.model)
 
 
-def window(shape: tuple[int, int, int], last: tuple[int, int, int]) -> tuple[int, int]:
-    """How many times maps of a shape `(h, w, d)` are larger than the last."""
-    return max(1, shape[0] // last[0]), max(1, shape[1] // last[1])
+def window(shape: tuple[int, int, int], last: tuple[int, int, int]) -> int:
+    """How many times the sides of maps `(h, w, d)` are those of the last, rounded."""
+    return max(1, min(shape[0] // last[0], shape[1] // last[1]))
 
 
 def _mean(maps: jax.Array) -> jax.Array:

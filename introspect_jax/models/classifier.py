@@ -25,9 +25,11 @@ def conv(
     dtype: Any,
     name: str,
     kernel_init: Any = KERNEL_INIT,
+    pad: bool = True,
 ) -> nn.Conv:
-    """Convolution without bias, padded by half of the kernel size on each side."""
-    half = size // 2
+    """Convolution without bias, padded by half of the kernel size on each side unless
+    `pad` is False."""
+    half = size // 2 if pad else 0
     return nn.Conv(
         features,
         (size, size),
