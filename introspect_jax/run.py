@@ -103,8 +103,10 @@ def run(
             write_config(workdir, config, dataset.describe())
         record_settings(workdir, trainer.parallel.settings())
 
-        def train_first(name: str, config: ConfigDict, path: str) -> None:
-            run(name, config, path, should_stop=should_stop)
+        def train_first(name: str, taught: ConfigDict, path: str) -> None:
+            same = taught.data.to_json() == config.data.to_json()
+            shared = dataset if same else None
+            run(name, taught, path, dataset=shared, should_stop=should_stop)
 
         # Whatever is trained first is trained here, on its own account.
         constants = trainer.constants(teacher.resolve(train_first) if teacher else None)

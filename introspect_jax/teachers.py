@@ -27,7 +27,7 @@ from introspect_jax.train.files import read_json, write_json
 from introspect_jax.workdir import default_workdir
 
 _AGAIN = "If it is lost, remove its summary.json and run its own command again"
-# Of the teacher's summary, in that of its students.
+# Of the teacher's summary, in that of its students; its own teacher comes on top.
 _RECORDED = ("test", "steps", "seconds", "cost")
 
 
@@ -87,9 +87,10 @@ def find(
     none.
 
     It is `method.teacher`, a finished run; or else one that is trained first, by
-    standard training with `method.teacher_model` and `method.teacher_seed`, in the
-    folder beside this run's that its own command would take, where all students of its
-    config and data find it. Nothing is trained or read here: see `TeacherRun.resolve`.
+    standard training with `method.teacher_model` and `method.teacher_seed`
+    (`methods.taught_by`), in the folder beside this run's that its own command would
+    take, where all students of its config and data find it. Nothing is trained or read
+    here: see `TeacherRun.resolve`.
 
     Args:
       name: Of the config.
@@ -124,11 +125,9 @@ def find(
 def teacher_config(config: ConfigDict) -> ConfigDict:
     """Returns the config of the teacher that is trained if none is given."""
     taught = ConfigDict(config.to_dict())
-    taught.method = default_config().method
-    taught.method.name = "standard"
+    taught.method, taught.seed = methods.taught_by(config.method)
     taught.explain = default_config().explain  # students may show what they like
     taught.model = methods.teacher_model(config)
-    taught.seed = config.method.teacher_seed
     if config.method.teacher_examples:
         taught.data.train_examples = max(0, config.method.teacher_examples)
     taught.total_steps = config.method.teacher_steps or config.total_steps
@@ -236,7 +235,9 @@ def _summary(path: epath.Path) -> dict[str, Any]:
     try:
         summary = json.loads((path / "summary.json").read_text())
         needed = ("state_sha256", *_RECORDED)
-        return {name: summary[name] for name in needed}
+        return {name: summary[name] for name in needed} | {
+            "teacher": summary.get("teacher")
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"summary.json of the teacher {str(path)!r} is damaged, or of an older "
@@ -263,7 +264,7 @@ def _record(workdir: epath.Path, path: epath.Path, found: Run) -> None:
             "model": config.model.name,
             "seed": config.seed,
             "state_sha256": wanted,
-            **{name: summary[name] for name in _RECORDED},
+            **{name: summary[name] for name in (*_RECORDED, "teacher")},
         }
         write_json(workdir / "teacher.json", record)
 

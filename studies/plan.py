@@ -72,13 +72,17 @@ class Plan:
         Teachers only while they have students left, and then until their networks are
         at hand (`is_here`): a result from elsewhere teaches nobody.
         """
-        missing = {r.id for r in self.runs if r.id not in done and r.phase != "teacher"}
-        wanted = {r.teacher for r in self.runs if r.id in missing}
-        return [
-            r
-            for r in self.runs
-            if r.id in missing or (r.id in wanted and not is_here(r.id))
-        ]
+        teachers = {r.id: r.teacher for r in self.runs}
+        wanted = set()
+        for run in self.runs:
+            if run.id in done or run.phase == "teacher":
+                continue
+            wanted.add(run.id)
+            teacher = run.teacher
+            while teacher is not None and not is_here(teacher):
+                wanted.add(teacher)
+                teacher = teachers[teacher]
+        return [run for run in self.runs if run.id in wanted]
 
 
 class Planner:
@@ -127,7 +131,8 @@ class Planner:
                         finals += self._runs("final", setting, arm, best, seed)
         once = {run.id: run for run in reversed([*trials, *finals])}
         ordered = list(once.values())[::-1]
-        ordered.sort(key=lambda run: PHASES.index(run.phase))  # keeps their order
+        # Keeps their order, but for teachers that have teachers.
+        ordered.sort(key=lambda run: (PHASES.index(run.phase), _generation(run, once)))
         return Plan(
             runs=tuple(ordered),
             chosen=chosen,
@@ -175,7 +180,7 @@ class Planner:
     def _runs(
         self, phase: str, setting: Point, arm: Point, trial: Point, seed: int
     ) -> tuple[Run, ...]:
-        """The run, after its teacher's where it has one."""
+        """The run, after its teachers where it has some."""
         key = (phase, setting.name, arm.name, trial.name, seed)
         if key not in self._made:
             changes = {**setting.fields, **arm.fields, **trial.fields, "seed": seed}
@@ -183,15 +188,18 @@ class Planner:
                 changes["evaluate_test"] = False
             config = with_fields(self._base, changes)
             names = (setting.name, arm.name, trial.name)
-            runs, teacher = [], None
-            kind = methods.teacher_kind(config.method.name)
-            if kind and not config.method.teacher:
-                taught = teacher_config(config)
-                runs.append(self._run("teacher", *names, taught, None))
-                teacher = runs[0].id
-            runs.append(self._run(phase, *names, config, teacher))
-            self._made[key] = tuple(runs)
+            self._made[key] = self._with_teachers(phase, names, config)
         return self._made[key]
+
+    def _with_teachers(
+        self, phase: str, names: tuple[str, str, str], config: ConfigDict
+    ) -> tuple[Run, ...]:
+        """The run of a config, after its teacher's, which may have a teacher too."""
+        before: tuple[Run, ...] = ()
+        if methods.teacher_kind(config.method.name) and not config.method.teacher:
+            before = self._with_teachers("teacher", names, teacher_config(config))
+        teacher = before[-1].id if before else None
+        return (*before, self._run(phase, *names, config, teacher))
 
     def _run(
         self,
@@ -235,6 +243,13 @@ class Planner:
             tops = [summary["validation"]["last"]["top1"] for summary in known]
             scores.append((statistics.mean(tops), trial))
         return max(scores, key=lambda pair: pair[0])[1]
+
+
+def _generation(run: Run, runs: Mapping[str, Run]) -> int:
+    """How many teachers a teacher has had, one after the other; 0 for other runs."""
+    if run.phase != "teacher" or run.teacher is None:
+        return 0
+    return 1 + _generation(runs[run.teacher], runs)
 
 
 def _hash(config: ConfigDict) -> str:

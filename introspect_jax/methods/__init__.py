@@ -4,12 +4,16 @@ A file defines `SUMMARY` (one line), `COST` (FLOPs of a step against `standard`,
 `benchmarks/method_cost.py` finds them), `SOURCE`, `default_config()` (its options,
 `config.method.<file>`) and `make(config, context) -> Method`. A method that needs a
 teacher defines `TEACHER`: `"any network"`, or `"same network"` for a teacher with the
-network of the student. An optional `check(config)` checks the options before any data
-are read. To add a method, add its file; the folder is scanned.
+network of the student; an optional `taught_by` says how that teacher is trained if none
+is given (`taught_by` below). An optional `check(config)` checks the options before any
+data are read. To add a method, add its file; the folder is scanned.
 
 An import path names a `factory(context, **options) -> Method`. Its options are
-`config.method.options`, and `factory.TEACHER` has the meaning of `TEACHER`.
+`config.method.options`, and `factory.TEACHER` and `factory.taught_by` have the meaning
+of those of a file.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -31,6 +35,7 @@ __all__ = [
     "default_config",
     "make",
     "modules",
+    "taught_by",
     "teacher_kind",
 ]
 
@@ -58,7 +63,7 @@ def default_config() -> ConfigDict:
         {
             "name": "introspective",
             # Work folder of a finished run; "": one that differs from this run in
-            # the fields below is trained first, by standard training.
+            # the fields below is trained first, by standard training (`taught_by`).
             "teacher": "",
             "teacher_model": "",  # its model.name; "": that of this run
             "teacher_seed": 1000,
@@ -85,8 +90,29 @@ def make(config: ConfigDict, context: Context) -> Method:
 
 def teacher_kind(name: str) -> str | None:
     """Returns the teacher needed: `"any network"`, `"same network"` or None."""
-    part = load_object(name, "method") if is_import_path(name) else DOOR.get(name)[1]
-    return getattr(part, "TEACHER", None)
+    return getattr(_part(name), "TEACHER", None)
+
+
+def taught_by(method: ConfigDict) -> tuple[ConfigDict, int]:
+    """Returns `config.method` and `config.seed` of the teacher that is trained if none
+    is given.
+
+    It is standard training with `method.teacher_seed`, unless the file of the method
+    has a function `taught_by(method, taught)`, which returns the two. `taught` is
+    `config.method` of standard training, to be changed.
+
+    Args:
+      method: `config.method` of the student.
+    """
+    taught = default_config()
+    taught.name = "standard"
+    own = getattr(_part(method.name), "taught_by", None)
+    return own(method, taught) if own else (taught, method.teacher_seed)
+
+
+def _part(name: str) -> Any:
+    """The file of a method, or the factory at an import path."""
+    return load_object(name, "method") if is_import_path(name) else DOOR.get(name)[1]
 
 
 def check(config: ConfigDict) -> None:
@@ -108,9 +134,11 @@ def check(config: ConfigDict) -> None:
             f"method.teacher is {method.teacher!r}, but {method.name!r} learns from no "
             f"teacher; those that do: {', '.join(takers)}"
         )
-    if kind is None or method.teacher:
+    if kind is None:
         return
-    _check_trained_first(config, kind)
+    taught_by(method)  # raises an error if its teacher cannot be that of `method`
+    if not method.teacher:
+        _check_trained_first(config, kind)
 
 
 def _check_trained_first(config: ConfigDict, kind: str) -> None:
@@ -132,17 +160,40 @@ def _check_trained_first(config: ConfigDict, kind: str) -> None:
             "method.teacher_steps must be 0 (those of this run) or their number, got "
             f"{method.teacher_steps}"
         )
-    if method.teacher_seed == config.seed:
-        raise UserError(
-            f"method.teacher_seed and seed are both {config.seed}: the teacher would "
-            "start from the values and see the order of this run; choose another"
-        )
+    _check_seeds(config)
     if kind == "same network" and method.teacher_model not in ("", config.model.name):
         raise UserError(
             f"{method.name} learns from a network of its own kind; got method."
             f"teacher_model={method.teacher_model} for model.name={config.model.name}: "
             "leave it empty, or use --config.method.name=kd"
         )
+
+
+def _check_seeds(config: ConfigDict) -> None:
+    """Checks the seeds of a teacher that is trained first, and of its own teachers."""
+    method, seeds = config.method, []
+    while teacher_kind(method.name):
+        method, seed = taught_by(method)
+        seeds.append(seed)
+    if max(seeds) >= 2**32:
+        raise UserError(
+            f"the teachers that are trained first have the seeds {min(seeds)} to "
+            f"{max(seeds)}, which must be below 2**32; choose a smaller "
+            "method.teacher_seed"
+        )
+    if config.seed not in seeds:
+        return
+    if len(seeds) == 1:
+        said = f"method.teacher_seed and seed are both {config.seed}"
+    else:
+        said = (
+            f"the teachers that are trained first have the seeds {min(seeds)} to "
+            f"{max(seeds)}, and seed is {config.seed}"
+        )
+    raise UserError(
+        f"{said}: the teacher would start from the values and see the order of this "
+        "run; choose another"
+    )
 
 
 def teacher_model(config: ConfigDict) -> ConfigDict:

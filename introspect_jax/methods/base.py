@@ -9,7 +9,6 @@ sampler may add examples or replace them (`cs_kd`: another example of the same c
 
 Methods that are not part of the package yet would fit as follows:
 
-Born-Again Networks: `kd` whose teacher is the run of the generation before.
 DKD: two terms of the divergence that `kd` has; its test holds the identity.
 DLB: the method state is last step's logits of the second half of the batch
     (`LAST_BATCH`); `sampler` puts those examples into the first half of the next.

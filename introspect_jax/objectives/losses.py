@@ -35,6 +35,7 @@ from introspect_jax.objectives._entropy import (
     entropy,
 )
 from introspect_jax.objectives._labels import read_labels
+from introspect_jax.objectives._lengths import squared_jacobian, squared_length
 from introspect_jax.objectives._soft_target import SoftTarget, read_target
 
 __all__ = [
@@ -47,6 +48,8 @@ __all__ = [
     "kl_to_target",
     "loss_fn",
     "mutual_divergence",
+    "squared_jacobian",
+    "squared_length",
 ]
 
 
