@@ -74,6 +74,28 @@ def test_a_teacher_is_trained_only_while_it_has_students_left():
     assert {r.phase for r in planner.plan(done).to_do(done, nowhere)} == {"final"}
 
 
+def test_generations_are_planned_in_order():
+    """Whatever other arms their first teacher has to wait for."""
+    born = {"method.name": "ban", "method.ban.generations": 3}
+    kd = point("kd", {"method.name": "kd"})
+    planner = Planner(make(arms=chain(ARMS[:1], point("born again", born), kd)))
+    plan = planner.plan({})
+    teachers = [r for r in plan.runs if r.phase == "teacher"]
+    assert [r.seed for r in teachers] == [1000, 1001, 1002]
+    assert [r.teacher for r in teachers] == [None, teachers[0].id, teachers[1].id]
+    last = [r for r in plan.runs if r.phase == "final" and r.arm == "born again"]
+    assert {r.teacher for r in last} == {teachers[2].id}
+    # A generation is needed until the one that it teaches is here.
+    of_kd = {r.id: {} for r in plan.runs if r.phase == "final" and r.arm == "kd"}
+    for here in range(4):
+        ids = {r.id for r in teachers[3 - here :]}
+        to_do = plan.to_do(of_kd, lambda id, ids=ids: id in ids)
+        found = [r.seed for r in to_do if r.phase == "teacher"]
+        assert found == ([] if here else [1000, 1001, 1002])
+    to_do = plan.to_do(of_kd, lambda id: id == teachers[0].id)
+    assert [r.seed for r in to_do if r.phase == "teacher"] == [1001, 1002]
+
+
 def test_arms_of_one_config_share_their_runs():
     again = point("again", {"method.name": "standard"})
     planner = Planner(make(arms=chain(ARMS[:1], again)))

@@ -32,14 +32,18 @@ def steps(experiment, count, start=0, state=None):
 # Of tests that no method matters to: compiled sooner, and once.
 STANDARD = {"method.name": "standard"}
 # They carry nothing and see one example at a time, and so share the step of others:
-# of `standard`, of `kd, permuted`, of `one`, of other sources of introspection.
+# of `standard`, `kd, permuted`, `one`, `double_backprop`, `cs_kd`, of other sources of
+# introspection.
 LIKE_OTHERS = (
     "attention_transfer",
+    "ban",
     "byot",
     "complement_entropy",
     "confidence_penalty",
+    "jacobian",
     "kd",
     "label_smoothing",
+    "saliency_guided",
     "tf_kd_reg",
     "tf_kd_self",
     "introspective, random",
