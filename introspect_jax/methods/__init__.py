@@ -99,7 +99,8 @@ def taught_by(method: ConfigDict) -> tuple[ConfigDict, int]:
 
     It is standard training with `method.teacher_seed`, unless the file of the method
     has a function `taught_by(method, taught)`, which returns the two. `taught` is
-    `config.method` of standard training, to be changed.
+    `config.method` of standard training, to be changed. A teacher may have a teacher;
+    the last of them must have none.
 
     Args:
       method: `config.method` of the student.

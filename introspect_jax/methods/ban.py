@@ -17,15 +17,15 @@ TEACHER = "same network"
 def default_config() -> ConfigDict:
     """`CE(p of the generation before, p)`, at temperature 1 and without labels, and:
 
-    * `generations`: the number of this run. If no teacher is given, the generations
-      before are trained first, each in a folder of its own: generation 0 by standard
-      training with the seed `method.teacher_seed`, generation g by this method with the
-      seed `method.teacher_seed + g`. This run, the last, has its own `seed`.
+    * `generations`: how many are born again; this run is the last of them. If no
+      teacher is given, those before are trained first, each in a folder of its own:
+      generation 0 by standard training with the seed `method.teacher_seed`, generation
+      g by this method with the seed `method.teacher_seed + g`.
     * `labels`: whether the cross entropy with the labels is added (BAN+L).
 
     The gradient is that of `kd` with alpha = 1 and T = 1; the value differs by the
-    entropy of the teacher's outputs. All generations have the config of the last, but
-    for the fields `method.teacher_*`.
+    entropy of the teacher's outputs. Where generations differ is said by the fields
+    `method.teacher_*`, which are of all generations before the last.
     """
     return ConfigDict({"generations": 1, "labels": False})
 

@@ -31,9 +31,9 @@ def default_config() -> ConfigDict:
     """`weight`: w of `CE + w |dCE/dx|^2`, per example.
 
     x is the normalised image that the network is given. There is one forward pass, in
-    train mode, and the gradient is that of the sum of the batch's losses: with batch
-    normalisation it has a share by way of the batch statistics, which vanishes as the
-    batch grows.
+    train mode, and the gradient is that of the sum of the batch's losses. With batch
+    normalisation it has a share by way of the statistics, on which all of these losses
+    depend. That share does not depend on the size of the batch.
 
     No weight is published for these data. The released code of Ross and Doshi-Velez
     takes the gradient of the mean over the batch and the sum of its squares, half of

@@ -51,8 +51,8 @@ def squared_jacobian(
 
     If the logits of an example depend on other examples of the batch (batch statistics
     in train mode), the derivative with respect to its image is that of `v^T z` summed
-    over the batch. The squared norm is then not that of a block of the Jacobian, and
-    the identity and random vectors differ by the products between examples.
+    over the batch. With random vectors, which are independent, the share of the others
+    vanishes as the batch grows; with the rows of the identity it does not.
 
     Args:
       pull: Function from cotangents `[batch, classes]` to those of the inputs

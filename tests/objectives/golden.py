@@ -262,6 +262,33 @@ def introspective_mixture(y: int, similarities: Row) -> Row:
     return mixture(1 / 1.5, one_hot(y), 0.5 / 1.5, q)
 
 
+def born_again(z: Row, teacher: Row) -> float:
+    """CE(p(teacher), p): labels have no part (Furlanello et al. 2018)."""
+    return cross_entropy(softmax(teacher), softmax(z))
+
+
+def double_backprop(y: int, z: Row) -> float:
+    """CE(y, p) + 0.1 |dCE/dz|^2 with dCE/dz = p - y: of a network that returns its
+    input (Drucker and LeCun 1992)."""
+    p, q = softmax(z), one_hot(y)
+    penalty = math.fsum((a - b) ** 2 for a, b in zip(p, q, strict=True))
+    return cross_entropy(q, p) + 0.1 * penalty
+
+
+def softmax_jacobian(z: Row) -> float:
+    """|J|^2 = sum_jk J_jk^2 of the softmax, J_jk = p_j (1[j = k] - p_k)."""
+    p = softmax(z)
+    return math.fsum(
+        (p[j] * ((j == k) - p[k])) ** 2 for j in range(CLASSES) for k in range(CLASSES)
+    )
+
+
+def saliency_guided(y: int, z: Row, masked: Row) -> float:
+    """CE(y, p) + KL(p || p(masked)) (Ismail et al. 2021)."""
+    p = softmax(z)
+    return cross_entropy(one_hot(y), p) + kl(p, softmax(masked))
+
+
 def entropy_matched(y: int, similarities: Row) -> Row:
     """label_smoothing_others(y, e), e such that H is that of introspective_mixture.
 
@@ -348,6 +375,11 @@ def values() -> dict[str, list]:
 
         add("entropy_matched_target", entropy_matched(y, similarities))
 
+        add("ban_loss", born_again(z, teacher))
+        add("double_backprop_loss", double_backprop(y, z))
+        add("softmax_jacobian", softmax_jacobian(z))
+        add("saliency_guided_loss", saliency_guided(y, z, other))
+
     result["cwtm_weights"] = cwtm_weights(given["teacher_logits"])
     networks = [given["logits"], given["teacher_logits"], given["other_logits"]]
     result["dml_losses"] = [
@@ -407,6 +439,11 @@ def check_identities(values: dict[str, list]) -> None:
         matched = entropy(values["entropy_matched_target"][n])
         wanted = entropy(introspective_mixture(y, given["similarities"][n]))
         assert close(matched, wanted)
+
+        # BAN is KD at T = 1 and the teacher's entropy more.
+        said = softmax(given["teacher_logits"][n])
+        divergence = kl(said, softmax(given["logits"][n]))
+        assert close(values["ban_loss"][n], divergence + entropy(said))
 
     assert close(math.fsum(values["cwtm_weights"]), EXAMPLES)
 

@@ -141,6 +141,12 @@ REFUSED = {
         lambda: losses.loss_fn(LOGITS[0], LABELS, WHOLE),
         lambda: teacher_target(LOGITS[0], 1.0),
     ],
+    r"values must be \[batch, \.\.\.\], got float32\[\]": [
+        lambda: losses.squared_length(jnp.float32(1)),
+    ],
+    r"directions must be \[directions, batch, classes\], got float32\[4, 5\]": [
+        lambda: losses.squared_jacobian(lambda v: v, LOGITS),
+    ],
     r"logits must be \[peers, batch, classes\], got float32\[4, 5\]": [
         lambda: losses.mutual_divergence(LOGITS),
     ],
@@ -150,6 +156,7 @@ REFUSED = {
         lambda: losses.complement_entropy(LOGITS, SHORT),
         lambda: losses.mutual_divergence(np.stack([LOGITS] * 2), 1.0, SHORT),
         lambda: losses.distillation(LOGITS, SHORT, WHOLE),
+        lambda: losses.squared_jacobian(lambda v: v, LOGITS[None], SHORT),
         lambda: losses.loss_fn(LOGITS, SHORT, WHOLE),
         lambda: losses.describe_target(WHOLE, SHORT),
         lambda: targets.similarity_target(SCORES, SHORT),

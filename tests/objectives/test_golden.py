@@ -7,6 +7,7 @@ import json
 import pathlib
 
 import golden
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,6 +86,16 @@ def kl(teacher, temperature):
     return distilled(Z, targets.teacher_target(teacher, temperature), temperature)
 
 
+def input_gradient():
+    return jax.grad(lambda z: losses.cross_entropy(z, Y).sum())(jnp.asarray(Z))
+
+
+def softmax_jacobian():
+    _, pull = jax.vjp(jax.nn.softmax, jnp.asarray(Z))
+    rows = jnp.broadcast_to(jnp.eye(K)[:, None], (K, *Z.shape))
+    return losses.squared_jacobian(lambda v: pull(v)[0], rows)
+
+
 COMPUTED = {
     "cross_entropy": hard,
     "cross_entropy_soft": lambda: hard(INPUTS["soft_labels"]),
@@ -132,6 +143,14 @@ COMPUTED = {
         0.05 * hard() + 0.95 * 50 / K * kl(TEACHER, 6.0)
     ),
     "entropy_matched_target": matched,
+    "ban_loss": lambda: hard(targets.teacher_target(TEACHER, 1.0).probs),
+    "double_backprop_loss": lambda: (
+        hard() + 0.1 * losses.squared_length(input_gradient())
+    ),
+    "softmax_jacobian": softmax_jacobian,
+    "saliency_guided_loss": lambda: (
+        hard() + distilled(OTHER, targets.whole_target(jax.nn.softmax(Z)))
+    ),
 }
 
 
