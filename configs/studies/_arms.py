@@ -30,3 +30,18 @@ UNTUNED = chain(
     introspective("weight rows", source="weight_rows"),
 )
 AGAINST_WEIGHT_ROWS = (("gradient", "weight rows"), ("Grad-CAM", "weight rows"))
+
+# They mix the examples of a batch and go with standard training, as others count them
+# among the methods.
+MIXED = chain(
+    point("mixup", {"method.name": "standard", "data.augment.mixup": 1.0}),
+    point("CutMix", {"method.name": "standard", "data.augment.cutmix": 1.0}),
+)
+
+
+def entropy_matched(arms, entropy="network"):
+    """The arms of introspective learning with soft targets of one wanted entropy."""
+    field = "method.introspective.target_entropy"
+    return chain(
+        *(point(f"{arm.name}, matched", arm.fields | {field: entropy}) for arm in arms)
+    )

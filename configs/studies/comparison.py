@@ -4,15 +4,22 @@
 learning, of explanations too), on the validation split with a seed that is not used
 again; then 4 seeds with the best. Cost: 54 runs, about 40 minutes on 2 CPU cores,
 continued with the same command.
+
+`:all` compares every method with its defaults, and the sources of introspection with
+soft targets of one entropy, on full images with `configs/cifar10.py:fast`. It is for
+accelerators: a run takes seconds there and two hours on 2 CPU cores.
 """
 
 from configs.studies._arms import (
     LITTLE,
     LITTLE_DATA,
+    MIXED,
     STANDARD,
     TEACHER,
+    entropy_matched,
     introspective,
 )
+from introspect_jax import methods
 from studies import Study, chain, point, sweep
 
 # What is tried for each arm.
@@ -31,9 +38,60 @@ TRIALS = {
 }
 
 
+# Explanations, and what they must beat: sources without an explanation, without an
+# image, without training.
+SOURCES = chain(
+    introspective("gradient"),
+    introspective("Grad-CAM", explanation="grad_cam"),
+    introspective("own logits", source="own_logits"),
+    introspective("covariance", source="covariance"),
+    introspective("weight rows", source="weight_rows"),
+    introspective("random network", source="random_network"),
+)
+
+
 def get_study(arg=None):
-    if arg:
-        raise ValueError(f"configs/studies/comparison.py has no argument, got {arg!r}")
+    if arg not in (None, "all"):
+        raise ValueError(
+            f"the argument of configs/studies/comparison.py is 'all', got {arg!r}"
+        )
+    return everything() if arg else tuned()
+
+
+def everything() -> Study:
+    """Every method and every control with its defaults, on full images."""
+    own = ("standard", "introspective")
+    others = chain(
+        *(point(n, {"method.name": n}) for n in methods.modules() if n not in own)
+    )
+    matched = entropy_matched(SOURCES)
+    return Study(
+        question="How does introspective learning compare with every other method?",
+        config="configs/cifar10.py:fast",
+        data="CIFAR-10 (JPEG copy), full images",
+        about=(
+            "Defaults of every method, of which none is tuned here. Targets of one "
+            "temperature differ in entropy, so that sources are compared twice: at the "
+            "default temperature, and `matched`, where the temperature of every "
+            "example gives its target the entropy of the network's own outputs over "
+            "the other classes. Teachers are the network itself, trained on the same "
+            "images with another seed."
+        ),
+        arms=chain(STANDARD, MIXED, others, SOURCES, matched),
+        seeds=range(5),
+        baseline="standard",
+        controls=["kd"],
+        contrasts=[
+            (first, control.name)
+            for arms in (SOURCES, matched)
+            for first in (arm.name for arm in arms[:2])
+            for control in (*arms[2:], *point("complement_entropy"))
+        ],
+    )
+
+
+def tuned() -> Study:
+    """Some methods, with as many trials each."""
     return Study(
         question="How does introspective learning compare with the rest, tuned alike?",
         config=LITTLE,

@@ -52,6 +52,10 @@ DOOR = Door(
 )
 
 
+# Of teachers; a `taught_by` that never comes to an end must not hang.
+_LONGEST_CHAIN = 100
+
+
 def modules():
     """Maps the name of each method to its module, in alphabetical order."""
     return DOOR.entries
@@ -176,6 +180,11 @@ def _check_seeds(config: ConfigDict) -> None:
     while teacher_kind(method.name):
         method, seed = taught_by(method)
         seeds.append(seed)
+        if len(seeds) > _LONGEST_CHAIN:
+            raise UserError(
+                f"{config.method.name} has more than {_LONGEST_CHAIN} teachers one "
+                "after the other: its `taught_by` must come to a method without"
+            )
     if max(seeds) >= 2**32:
         raise UserError(
             f"the teachers that are trained first have the seeds {min(seeds)} to "
