@@ -58,14 +58,6 @@ def test_it_is_by_its_formula(alpha):
     assert metrics["loss_weights"] == pytest.approx(1)
 
 
-def test_without_its_weights_it_is_standard_training():
-    value, (state, _, _) = loss(make("attention_transfer", beta=0.0))
-    wanted, (statistics, _, _) = loss(make("standard"))
-    np.testing.assert_allclose(value, wanted, rtol=1e-6)
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(statistics), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
-
-
 def test_the_teacher_gets_no_gradient_and_the_network_one_from_each_stage():
     method = make("attention_transfer", alpha=0.5)
     params, *states = method.init(jax.random.key(1))
