@@ -7,8 +7,9 @@ from etils import epath
 from marks import slow_but
 
 from introspect_jax import data
+from introspect_jax.errors import UserError
 from introspect_jax.keys import stream_key
-from introspect_jax.methods import modules
+from introspect_jax.methods import LAST_BATCH, modules
 from introspect_jax.train.checkpoint import Checkpoints
 from introspect_jax.train.devices import make_mesh
 from introspect_jax.train.loop import step_cost
@@ -83,6 +84,25 @@ def test_every_method_resumes_and_takes_any_number_of_devices(
     eight, _ = steps(experiment(8, **config), 3)
     leaf = jax.tree.leaves(eight.params)[0]
     assert len(leaf.sharding.device_set) == 8
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        scale = max(float(np.abs(a).max()), 1e-3)
+        np.testing.assert_allclose(a, b, atol=2e-5 * scale)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_method_takes_a_batch_in_pieces_or_says_no(experiment, variant):
+    """The same state on one and on eight devices, whatever each of them is given."""
+    config = {"method.name": variant.split(",")[0], "accumulation_steps": 2}
+    config |= VARIANTS[variant] | {"method.introspective.ramp_up": 0.0}
+    made = experiment(1, **config)
+    if LAST_BATCH in made.method.carries.values():
+        with pytest.raises(UserError, match="use accumulation_steps=1"):
+            steps(made, 1)
+        return
+    one, metrics = steps(made, 2)
+    assert all(np.isfinite(value) for value in metrics[-1].values())
+    eight, _ = steps(experiment(8, **config), 2)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         scale = max(float(np.abs(a).max()), 1e-3)
         np.testing.assert_allclose(a, b, atol=2e-5 * scale)
