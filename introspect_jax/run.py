@@ -10,7 +10,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from introspect_jax import data, processes, restore, teachers
+from introspect_jax import data, method_files, processes, restore, teachers
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.paths import absolute
@@ -75,6 +75,7 @@ def run(
         if path is None:
             dataset = dataset or _load(config)
             known = {"data": dataset.identity.sha256} | teachers.digest(config)
+            known |= method_files.digests(config)
             path = default_workdir(name, config, **known)
     workdir = open_workdir(path, config)
     finished = _finished(workdir, config, dataset)
@@ -102,6 +103,7 @@ def run(
         if processes.is_first():
             write_config(workdir, config, dataset.describe())
         record_settings(workdir, trainer.parallel.settings())
+        method_files.record(workdir, config)
 
         def train_first(name: str, taught: ConfigDict, path: str) -> None:
             same = taught.data.to_json() == config.data.to_json()
@@ -126,11 +128,13 @@ def _load(config: ConfigDict) -> Dataset:
 
 
 def _gone(name: str, config: ConfigDict) -> str | None:
-    """Returns the default folder of a finished run whose data or teacher do not exist
-    any more, so that it cannot be named by their digests; None for other runs."""
+    """Returns the default folder of a finished run whose data, teacher or files do not
+    exist any more, so that it cannot be named by their digests; None for other runs."""
     teacher = config.method.teacher
     if jax.process_count() > 1 or (
-        data.at_hand(config.data) and (not teacher or absolute(teacher).exists())
+        data.at_hand(config.data)
+        and (not teacher or absolute(teacher).exists())
+        and method_files.at_hand(config)
     ):
         return None
     return find_finished(name, config)
@@ -163,6 +167,7 @@ def _finished(
             reason,
         )
     teachers.check_recorded(config, workdir)
+    method_files.check_recorded(workdir, config)
     try:
         content = json.loads(finished.read_text())
         told = f"{workdir}: finished before; remove the folder to run it again"

@@ -31,7 +31,7 @@ ALLOWED = {
     "introspection": {"explain", "objectives"},
     "binding": {"explain", "models"},
     "methods": {"binding", "doors", "explain", "introspection", "keys", "models"}
-    | {"objectives", "options"},
+    | {"objectives", "options", "paths"},
     "train": {"cpu", "data", "evaluate", "explain", "keys", "methods", "models"}
     | {"interrupts", "optimizers", "processes"},
     "config": {"binding", "data", "methods", "models", "optimizers", "options"}
@@ -55,8 +55,9 @@ ALLOWED = {
     "teacher_data": {"config", "data", "restore"},
     "teachers": {"config", "cpu", "data", "methods", "models", "paths", "processes"}
     | {"restore", "teacher_data", "train", "workdir"},
-    "run": {"data", "paths", "processes", "report", "restore", "teachers"}
-    | {"train", "workdir", "writer"},
+    "method_files": {"methods", "paths", "processes", "train"},
+    "run": {"data", "method_files", "paths", "processes", "report", "restore"}
+    | {"teachers", "train", "workdir", "writer"},
     "cli": {"config", "data", "interrupts", "methods", "models", "optimizers"}
     | {"processes"},
     "__init__": {"explain", "objectives", "introspection"},

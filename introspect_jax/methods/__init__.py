@@ -5,7 +5,8 @@ A file defines `SUMMARY` (one line), `COST` (FLOPs of a step against `standard`,
 `config.method.<file>`) and `make(config, context) -> Method`. A method that needs a
 teacher defines `TEACHER`: `"any network"`, or `"same network"` for a teacher with the
 network of the student; an optional `taught_by` says how that teacher is trained if none
-is given (`taught_by` below). An optional `check(config)` checks the options before any
+is given (`taught_by` below). `FILES` names the options that are paths of files whose
+content the run depends on. An optional `check(config)` checks the options before any
 data are read. To add a method, add its file; the folder is scanned.
 
 An import path names a `factory(context, **options) -> Method`. Its options are
@@ -118,6 +119,22 @@ def taught_by(method: ConfigDict) -> tuple[ConfigDict, int]:
 def _part(name: str) -> Any:
     """The file of a method, or the factory at an import path."""
     return load_object(name, "method") if is_import_path(name) else DOOR.get(name)[1]
+
+
+def files(config: ConfigDict) -> dict[str, str]:
+    """Maps fields of the config to the paths of the files that the method reads.
+
+    Args:
+      config: The whole config.
+    """
+    name = config.method.name
+    if is_import_path(name):
+        return {}
+    name, module = DOOR.get(name)
+    options = {
+        option: config.method[name][option] for option in getattr(module, "FILES", ())
+    }
+    return {f"method.{name}.{option}": path for option, path in options.items() if path}
 
 
 def check(config: ConfigDict) -> None:

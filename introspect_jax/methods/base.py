@@ -6,16 +6,10 @@ from step to step; it is a dict, and `carries` says how each entry is combined (
 a memory of all examples). Constants are passed to every step and not saved (`kd`: the
 variables of the teacher). `batch["index"]` identifies the examples of a batch, and a
 sampler may add examples or replace them (`cs_kd`: another example of the same class).
-
-Methods that are not part of the package yet would fit as follows:
-
-DKD: two terms of the divergence that `kd` has; its test holds the identity.
-DLB: the method state is last step's logits of the second half of the batch
-    (`LAST_BATCH`); `sampler` puts those examples into the first half of the next.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -73,6 +67,9 @@ class Context:
       num_examples: Examples in the training split.
       train_labels: Reads the int labels `[examples]` of the training split; None if the
         split is streamed.
+      train_images: Reads the training split once, in order and without augmentation:
+        yields images `[n, h, w, c]` as read, cropped to `image_shape`, and int labels
+        `[n]`. None where a method is only looked at.
       order: Function from step to the positions `[batch]` of its examples.
       mixes_examples: Whether the augmentation mixes examples (mixup, cutmix).
       teacher: Network of the teacher, for methods with `TEACHER`.
@@ -90,6 +87,7 @@ class Context:
     batch_size: int = 1
     num_examples: int = 1
     train_labels: Callable[[], np.ndarray] | None = None
+    train_images: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] | None = None
     order: Callable[[int], np.ndarray] | None = None
     mixes_examples: bool = False
     teacher: nn.Module | None = None
@@ -114,8 +112,9 @@ class Method:
       sampler: Function from step to positions in the training split, which replaces the
         shuffled order; their number is a multiple of the batch size.
       constants: Called once before training with the teacher or None; returns
-        `batch["constants"]`. It may depend only on the config, the seed and files whose
-        digest the run stores, so that a continued run gets the same constants.
+        `batch["constants"]`. It may depend only on the config, the seed, the data and
+        files whose digest the run stores (`FILES`), so that a continued run gets the
+        same constants.
     """
 
     init: Init

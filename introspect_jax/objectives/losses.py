@@ -24,6 +24,7 @@ from introspect_jax.objectives._checks import (
     common_dtype,
     matrix,
 )
+from introspect_jax.objectives._decoupled import nckd, tckd
 from introspect_jax.objectives._distillation import (
     distillation,
     kl_to_target,
@@ -48,8 +49,10 @@ __all__ = [
     "kl_to_target",
     "loss_fn",
     "mutual_divergence",
+    "nckd",
     "squared_jacobian",
     "squared_length",
+    "tckd",
 ]
 
 

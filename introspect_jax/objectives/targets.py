@@ -12,6 +12,7 @@ from jaxtyping import Real
 from introspect_jax.arrays import Labels, wide
 from introspect_jax.errors import unknown
 from introspect_jax.objectives._checks import checked_temperature, matrix
+from introspect_jax.objectives._class_rows import correct_sums, smooth_by_similarity
 from introspect_jax.objectives._divergence import softmax
 from introspect_jax.objectives._label_targets import (
     SMOOTHINGS,
@@ -38,11 +39,13 @@ __all__ = [
     "SoftTarget",
     "as_probs",
     "check_others",
+    "correct_sums",
     "entropy_matched",
     "label_target",
     "other_classes",
     "past_target",
     "similarity_target",
+    "smooth_by_similarity",
     "smooth_labels",
     "teacher_target",
     "uniform_others",

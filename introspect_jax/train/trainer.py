@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax import cpu, methods, models, optimizers
 from introspect_jax.data import augment
-from introspect_jax.data.batches import Order
+from introspect_jax.data.batches import Order, padded_batches
 from introspect_jax.data.preprocess import make_preprocess
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
@@ -183,6 +183,14 @@ def build(
         train_labels=None
         if streams
         else (lambda: dataset.train.take(np.arange(examples))[1]),
+        train_images=lambda: (
+            (preprocess.crop(pixels[:count]), labels[:count])
+            for pixels, labels, count in padded_batches(
+                dataset.train,
+                config.eval_batch_size,
+                threads=config.data.read_threads,
+            )
+        ),
         teacher=teacher,
         by_device=parallel.by_device,
     )

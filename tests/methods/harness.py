@@ -34,10 +34,16 @@ def context(classes=CLASSES, **changes):
         "batch_size": 8,
         "num_examples": len(labels),
         "train_labels": lambda: labels,
+        "train_images": lambda: iter([(train_images(), labels)]),
         "order": Order(0, len(labels), 8),
         "teacher": build_tiny(classes),
     }
     return Context(**fields | changes)
+
+
+def train_images():
+    """Images uint8 `[24, 8, 8, 1]` of the training split."""
+    return np.random.RandomState(1).randint(0, 256, (24, 8, 8, 1), np.uint8)
 
 
 def make(name, classes=CLASSES, given=None, **options):

@@ -57,6 +57,9 @@ TARGETS = {
     "smooth_others": lambda y: targets.whole_target(
         targets.smooth_labels(y, CLASSES, 0.1, "others")
     ),
+    "smooth_by_similarity": lambda y: targets.whole_target(
+        targets.smooth_by_similarity(y, MEANS, 0.1)
+    ),
     **{
         f"component_{name}": lambda y, name=name: part(name)(y, rows(TEACHER, y))
         for name in components.COMPONENTS
@@ -95,11 +98,18 @@ def mutual(logits, labels):
     return losses.mutual_divergence(peers, 2.0, labels).sum(0)
 
 
+def decoupled(part):
+    """A part of distillation from a teacher, as `(logits, labels) -> [batch]`."""
+    return lambda logits, labels: part(logits, labels, rows(TEACHER, labels), 2.0)
+
+
 LOSSES = {
     "cross_entropy": losses.cross_entropy,
     "confidence_penalty": losses.confidence_penalty,
     "complement_entropy": losses.complement_entropy,
     "mutual": mutual,
+    "tckd": decoupled(losses.tckd),
+    "nckd": decoupled(losses.nckd),
     "from_teacher": from_teacher,
     **{f"distil_{name}": with_target(name) for name in TARGETS},
     **{

@@ -196,6 +196,12 @@ def nckd(y: int, z: Row, teacher: Row) -> float:
     return kl(others(softmax(teacher, 4.0), y), others(softmax(z, 4.0), y))
 
 
+def decoupled(y: int, z: Row, teacher: Row) -> float:
+    """CE(y, p) + T^2 (TCKD + 8 NCKD), T = 4 (Zhao et al. 2022)."""
+    divergence = tckd(y, z, teacher) + 8.0 * nckd(y, z, teacher)
+    return cross_entropy(one_hot(y), softmax(z)) + 4**2 * divergence
+
+
 def mutual_learning(y: int, peers: list[Row], i: int) -> float:
     """CE(y, p_i) + 1 / (M - 1) sum_{j != i} KL(p_j || p_i) (Zhang et al. 2018)."""
     p = [softmax(z) for z in peers]
@@ -207,6 +213,23 @@ def class_wise(y: int, z: Row, partner: Row) -> float:
     """CE(y, p) + T^2 KL(p_T(partner) || p_T), T = 4 (Yun et al. 2020, CS-KD)."""
     divergence = kl(softmax(partner, 4.0), softmax(z, 4.0))
     return cross_entropy(one_hot(y), softmax(z)) + 1.0 * 4**2 * divergence
+
+
+def last_batch(y: int, z: Row, before: Row) -> float:
+    """CE(y, p) + T^2 KL(p_T(before) || p_T), T = 3 (Shen et al. 2022, DLB)."""
+    divergence = kl(softmax(before, 3.0), softmax(z, 3.0))
+    return cross_entropy(one_hot(y), softmax(z)) + 1.0 * 3**2 * divergence
+
+
+def online_smoothing(y: int, z: Row, row: Row) -> float:
+    """0.5 CE(y, p) + 0.5 CE(row, p) (Zhang et al. 2021, OLS)."""
+    p = softmax(z)
+    return 0.5 * cross_entropy(one_hot(y), p) + 0.5 * cross_entropy(row, p)
+
+
+def class_similarity(y: int, similarities: Row) -> Row:
+    """0.9 y + 0.1 q, q = similarity_others of the class (after Liu and JaJa 2021)."""
+    return mixture(0.9, one_hot(y), 0.1, similarity_others(y, similarities))
 
 
 def progressive(y: int, past: Row) -> Row:
@@ -361,7 +384,14 @@ def values() -> dict[str, list]:
         add("nckd", nckd(y, z, teacher))
         add("kd_kl", kl(t, s))
 
+        add("dkd_loss", decoupled(y, z, teacher))
+
         add("cs_kd_loss", class_wise(y, z, other))
+        add("dlb_loss", last_batch(y, z, other))
+        add("ols_loss", online_smoothing(y, z, class_average))
+        smoothed = class_similarity(y, class_average)
+        add("class_similarity_target", smoothed)
+        add("class_similarity_loss", cross_entropy(smoothed, p))
         target = progressive(y, past)
         add("ps_kd_target", target)
         add("ps_kd_loss", cross_entropy(target, p))

@@ -20,6 +20,7 @@ INPUTS = {name: np.array(value) for name, value in STORED["inputs"].items()}
 Y, Z, TEACHER, OTHER = (
     INPUTS[name] for name in ("labels", "logits", "teacher_logits", "other_logits")
 )
+MEANS = INPUTS["class_means"]
 K = Z.shape[1]
 
 
@@ -28,7 +29,7 @@ def component(name):
         targets.teacher_target(TEACHER, 4.0),
         Y,
         name,
-        class_means=jnp.asarray(INPUTS["class_means"]),
+        class_means=jnp.asarray(MEANS),
     )
 
 
@@ -40,6 +41,14 @@ def similarity(support):
     return targets.similarity_target(
         jnp.asarray(INPUTS["similarities"]), Y, temperature=0.5, support=support
     )
+
+
+def by_rows(rows, smoothing):
+    return targets.smooth_by_similarity(Y, rows, smoothing)
+
+
+def similar():
+    return by_rows(targets.similarity_target(MEANS, np.arange(K)).probs, 0.1)
 
 
 def introspective(support):
@@ -68,12 +77,6 @@ def distilled(logits, target, temperature=1.0):
 
 def hard(labels=Y):
     return losses.cross_entropy(Z, labels)
-
-
-def binary(logits):
-    """Logits of the label against all others, at T = 4."""
-    p = np.asarray(targets.teacher_target(logits, 4.0).probs)[np.arange(len(Y)), Y]
-    return np.log(np.stack([p, 1 - p], -1))
 
 
 def peers():
@@ -124,10 +127,17 @@ COMPUTED = {
         targets.teacher_target(TEACHER, 1.0).probs
     ),
     "kd_kl": lambda: kl(TEACHER, 4.0) / 16,
-    "nckd": lambda: distilled(Z, component("others"), 4.0) / 16,
-    "tckd": lambda: losses.kl_to_target(binary(Z), jnp.exp(binary(TEACHER))),
+    "nckd": lambda: losses.nckd(Z, Y, TEACHER, 4.0) / 16,
+    "tckd": lambda: losses.tckd(Z, Y, TEACHER, 4.0) / 16,
+    "dkd_loss": lambda: (
+        hard() + losses.tckd(Z, Y, TEACHER, 4.0) + 8.0 * losses.nckd(Z, Y, TEACHER, 4.0)
+    ),
     "dml_losses": peers,
     "cs_kd_loss": lambda: hard() + kl(OTHER, 4.0),
+    "dlb_loss": lambda: hard() + kl(OTHER, 3.0),
+    "ols_loss": lambda: hard(by_rows(MEANS, 0.5)),
+    "class_similarity_target": similar,
+    "class_similarity_loss": lambda: hard(similar()),
     "ps_kd_target": lambda: past().probs,
     "ps_kd_loss": lambda: hard(past().probs),
     "virtual_paper_target": lambda: virtual("paper").probs,
