@@ -34,7 +34,7 @@ def default_config() -> ConfigDict:
     """`CE + r (alpha TCKD + beta NCKD)`, the two divergences times T^2.
 
     The weight r of the distillation grows linearly from 0 at the first step to 1 after
-    the share `warm_up` of all steps.
+    the share `ramp_up` of all steps.
 
     Defaults are those of the released code for CIFAR-100, 20 of 240 epochs of warm-up
     included, with the `beta` that most of its pairs have; it sets 6 for VGG and
@@ -42,7 +42,7 @@ def default_config() -> ConfigDict:
     Its warm-up has a value for each epoch, `min(epoch / 20, 1)` from 1 / 20 on.
     """
     return ConfigDict(
-        {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warm_up": 20 / 240}
+        {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "ramp_up": 20 / 240}
     )
 
 
@@ -54,7 +54,7 @@ def check(config: ConfigDict) -> None:
         alpha=(0, float("inf"), "[)"),
         beta=(0, float("inf"), "[)"),
         temperature=(0, float("inf"), "()"),
-        warm_up=(0, 1, "[]"),
+        ramp_up=(0, 1, "[]"),
     )
 
 
@@ -77,7 +77,7 @@ def make(config: ConfigDict, context: Context) -> Method:
             "mix two; set data.augment.mixup and data.augment.cutmix to 0"
         )
     alpha, beta, temperature = config.alpha, config.beta, config.temperature
-    warm_steps = max(1.0, config.warm_up * context.total_steps)
+    ramp_steps = max(1.0, config.ramp_up * context.total_steps)
 
     def loss(params, model_state, method_state, batch, step, key):
         labels = batch["label"]
@@ -88,7 +88,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         hard = cross_entropy(logits, labels)
         of_label = tckd(logits, labels, taught, temperature)
         of_others = nckd(logits, labels, taught, temperature)
-        weight = jnp.clip(step / warm_steps, max=1.0) if config.warm_up else 1.0
+        weight = jnp.clip(step / ramp_steps, max=1.0) if config.ramp_up else 1.0
         value, metrics = averaged(
             logits,
             labels,

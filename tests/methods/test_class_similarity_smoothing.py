@@ -150,3 +150,18 @@ def test_a_run_is_continued_with_the_same_file_only(digits_config, tmp_path):
     trained()
     file.unlink()
     assert trained()["method"] == NAME  # finished: it needs the file no more
+
+
+def test_the_images_are_those_of_the_training_split(experiment):
+    """All of them, also where they stream, and as the network sees them."""
+    small = {"method.name": NAME, "data.image_size": 6}
+    found = [
+        experiment(1, **small, **{"data.device_megabytes": megabytes}).constants
+        for megabytes in (0, 1000)
+    ]
+    np.testing.assert_array_equal(*(f["similarity_rows"] for f in found))
+    source = experiment(1).loader.source
+    pixels, labels = source.take(np.arange(len(source)))
+    whole = mean_image_similarities([(pixels[:, 1:7, 1:7], labels)], 10, (6, 6, 1))
+    wanted = rows_of(whole, 0.5)
+    np.testing.assert_allclose(found[0]["similarity_rows"], wanted, rtol=1e-5)

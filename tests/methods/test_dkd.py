@@ -21,10 +21,10 @@ def parts(method):
 
 @pytest.mark.parametrize(
     ("options", "step", "weight"),
-    [({}, 99, 1.0), ({}, 2, 2 * 12 / 100), ({"warm_up": 0.0}, 0, 1.0)],
+    [({}, 99, 1.0), ({}, 2, 2 * 12 / 100), ({"ramp_up": 0.0}, 0, 1.0)],
 )
 def test_it_is_by_its_formula(options, step, weight):
-    """A hundred steps, of which a twelfth warm up."""
+    """A hundred steps, over a twelfth of which the weight grows."""
     method = make("dkd", alpha=2.0, beta=3.0, **options)
     value, (_, _, metrics) = loss(method, step=step)
     hard, of_label, of_others = parts(method)
@@ -45,7 +45,7 @@ def test_the_first_step_is_standard_training():
     ("classes", "given", "options", "says"),
     [
         (4, {}, {"beta": -1.0}, r"dkd\.beta must lie in \[0, inf\)"),
-        (4, {}, {"warm_up": 1.5}, r"dkd\.warm_up must lie in \[0, 1\]"),
+        (4, {}, {"ramp_up": 1.5}, r"dkd\.ramp_up must lie in \[0, 1\]"),
         (4, {"mixes_examples": True}, {}, "mixup and cutmix"),
         (2, {}, {}, r"the data have 2 classes.*--config\.method\.name=kd"),
     ],
