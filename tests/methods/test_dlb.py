@@ -93,4 +93,4 @@ def test_it_is_not_taken_in_parts(experiment, changes):
     with pytest.raises(
         UserError, match=r"rows of the last batch.*accumulation_steps=1"
     ):
-        made.train_step.lower(made.abstract_state(), next(made.batches()))
+        jax.eval_shape(made.train_step, made.abstract_state(), next(made.batches()))

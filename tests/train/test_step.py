@@ -32,9 +32,9 @@ def steps(experiment, count, start=0, state=None):
 
 # Of tests that no method matters to: compiled sooner, and once.
 STANDARD = {"method.name": "standard"}
-# They carry nothing and see one example at a time, and so share the step of others:
-# of `standard`, `kd, permuted`, `one`, `double_backprop`, `cs_kd`, of other sources of
-# introspection.
+# They carry nothing and see one example at a time, and so share the step of others: of
+# `standard`, `kd, permuted`, `one`, `double_backprop`, `cs_kd`, of other sources of
+# introspection. What `ols` carries is a mean, as that of `introspective, confusion`.
 LIKE_OTHERS = (
     "attention_transfer",
     "ban",
@@ -46,6 +46,7 @@ LIKE_OTHERS = (
     "jacobian",
     "kd",
     "label_smoothing",
+    "ols",
     "saliency_guided",
     "tf_kd_reg",
     "tf_kd_self",
