@@ -40,7 +40,10 @@ _COUNTS = (
 # Folders, which may be moved. What is in them is compared by its digest.
 LOCATIONS = ("data.data_dir", "method.teacher")
 # Of several types: the part that has them checks them.
-_MIXED = ("data.augment.flip",)
+_MIXED = ("data.augment.flip", "method.introspective.target_entropy")
+# Field -> new name of a value -> its former one. Runs keep the names and the records
+# that they have under it.
+_FORMER = {"method.introspective.source": {"smoothed_labels": "entropy_matched"}}
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -173,8 +176,20 @@ def to_json(config: ConfigDict) -> str:
 
 def identity(config: ConfigDict) -> dict[str, object]:
     """Maps the dotted names of the fields that identify a run to their values: all but
-    the locations of its data and its teacher."""
-    return {n: value for n, value in fields(config).items() if n not in LOCATIONS}
+    the locations of its data and its teacher. Renamed values have their former names.
+    """
+    return {
+        n: former_value(n, value)
+        for n, value in fields(config).items()
+        if n not in LOCATIONS
+    }
+
+
+def former_value(field: str, value: object) -> object:
+    """The value as versions called it that wrote the first records of such runs."""
+    if field not in _FORMER or not isinstance(value, str):
+        return value
+    return _FORMER[field].get(value, value)
 
 
 def config_hash(config: ConfigDict, **known: str) -> str:

@@ -14,6 +14,7 @@ from introspect_jax.config import (
     config_hash,
     default_config,
     fields,
+    former_value,
     identity,
     to_json,
 )
@@ -178,7 +179,7 @@ def _difference(stored: dict[str, Any], config: ConfigDict) -> str:
     # A field that came with a later version had its default before.
     defaults = fields(ConfigDict(json.loads(to_json(default_config()))))
     before = {n: defaults[n] for n in now if n in defaults} | stored
-    before = {n: value for n, value in before.items() if n not in LOCATIONS}
+    before = {n: former_value(n, v) for n, v in before.items() if n not in LOCATIONS}
     names = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
     shown = [
         f"{n}: {before.get(n, 'none')!r} there, {now.get(n, 'none')!r} here"

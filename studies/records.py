@@ -9,6 +9,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from introspect_jax.config import former_value
 from introspect_jax.errors import UserError
 from introspect_jax.paths import absolute
 from introspect_jax.train.files import read_json, write_json
@@ -59,7 +60,7 @@ def _difference(recorded: Fields, planned: Fields) -> str | None:
     """The first field that differs, of those in both; JSON has lists for tuples."""
     planned = json.loads(json.dumps(planned))
     for name in sorted(recorded.keys() & planned.keys()):
-        if recorded[name] != planned[name]:
+        if former_value(name, recorded[name]) != former_value(name, planned[name]):
             return f"{name}={recorded[name]!r}, the study {planned[name]!r}"
     return None
 

@@ -48,7 +48,7 @@ def smoothing(weight: float):
     """The controls that a soft target with more information must beat."""
     return chain(
         introspective("weight rows", source="weight_rows", weight=weight),
-        introspective("entropy-matched", source="entropy_matched", weight=weight),
+        introspective("smoothed labels", source="smoothed_labels", weight=weight),
         introspective("permuted", component="permuted", weight=weight),
         point(
             "complement entropy",
@@ -76,7 +76,7 @@ def sources() -> Study:
             "softmax(projection similarity / temperature) over the other classes, with "
             "three exceptions: `confusion` compares mean log-probabilities at a "
             "temperature of one, `complement entropy` is uniform over the other "
-            "classes, and `entropy-matched` smooths the label. Targets of one "
+            "classes, and `smoothed labels` smooths the label. Targets of one "
             "temperature differ in entropy, so the arms compare strengths of smoothing "
             "too. The "
             "weight is three times the default, so that differences between sources "

@@ -13,7 +13,14 @@ from introspect_jax.explain.maps import GradientSum, Map
 from introspect_jax.explain.named import EXPLANATIONS, SIMILARITIES
 from introspect_jax.explain.norms import LastLayer, Probes, Top
 from introspect_jax.explain.path_integrals import ExpectedGradients, IntegratedGradients
-from introspect_jax.explain.post import Absolute, ChannelSum, Mask, Pool, ReLU
+from introspect_jax.explain.post import (
+    Absolute,
+    Centered,
+    ChannelSum,
+    Mask,
+    Pool,
+    ReLU,
+)
 from introspect_jax.explain.problem import Problem
 from introspect_jax.explain.similarities import (
     Cosine,
@@ -29,6 +36,7 @@ __all__ = [
     "EXPLANATIONS",
     "SIMILARITIES",
     "Absolute",
+    "Centered",
     "ChannelSum",
     "Cosine",
     "Dot",

@@ -64,6 +64,42 @@ class ChannelSum(_LinearPostMap):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Centered(_LinearPostMap):
+    """Maps minus their mean over space, channel by channel.
+
+    What is left says where the evidence is, and nothing of how much there is in all.
+    With Grad-CAM `a_k`, of a network that ends in the mean over H x W positions and a
+    linear layer, let `e_k` be the evidence of class k at each position, its features
+    times the weights, and `u_k` the mean of `e_k`, the logit without the bias. Then
+    `a_k = e_k / HW`, and
+
+        HW <a_k, a_y> = cov(e_k, e_y) + u_k u_y
+
+    with the covariance over positions, divided by HW. Inner products of
+    `Centered(GradCAM(features_fn, head_fn))` are the first term alone;
+    `logit_similarity` has the second. For other heads, only the centred maps are
+    defined: their inner products are no part of such a sum with the logits.
+
+    Attributes:
+      explanation: Explanation whose maps have spatial axes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from introspect_jax import explain_fn
+      >>> from introspect_jax.explain import Centered, GradientXInput
+      >>> f = lambda x: x.sum((1, 2))
+      >>> x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+      >>> explain_fn(f, x, 0, Centered(GradientXInput()))[0, ..., 0]
+      Array([[-1.5, -0.5],
+             [ 0.5,  1.5]], dtype=float32)
+    """
+
+    def post(self, maps: Array, problem: Problem) -> Array:
+        space = spatial_axes(maps.shape, problem.channel_axis, "Centered")
+        return maps - maps.mean(space, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Pool(_LinearPostMap):
     """Mean over blocks of `size` pixels along every spatial axis.
 

@@ -155,3 +155,59 @@ def weight_row_similarity(
     inner = jnp.matmul(probs, products, precision=jax.lax.Precision.HIGHEST)
     squares = jnp.broadcast_to(jnp.diagonal(products)[None], inner.shape)
     return as_similarity(similarity).values(inner, squares, probs)
+
+
+def logit_similarity(
+    logits: Float[ArrayLike, "batch classes"],
+    labels: Labels,
+    similarity: str | Similarity = "projection",
+    *,
+    bias: Float[ArrayLike, " classes"] | None = None,
+    center: bool = False,
+) -> Float[Array, "batch classes"]:
+    """Similarity of the network's own logits, a control that explains nothing.
+
+    Like `class_similarity`, with the number `u_k = z_k - b_k` in place of the
+    explanation of class k: the inner products are `r_k = u_k u_y`. For a network that
+    ends in global average pooling and a linear layer with bias b they are a part of the
+    inner products of Grad-CAM; `Centered` has the identity.
+
+    Args:
+      logits: Logits z, `[batch, classes]`.
+      labels: Ints `[batch]` (-1 for no label) or soft labels `[batch, classes]`, for
+        which `u_y` is the mean of u under the label.
+      similarity: See `class_similarity`; norms are always exact. The cosine of two
+        numbers is their sign, 1 or -1.
+      bias: Bias b of the last layer, `[classes]`; None for zero.
+      center: Whether to subtract the mean over classes from u, which corresponds to
+        `center` of `class_similarity`.
+
+    Returns:
+      `[batch, classes]`; rows of zeros where `u_y` vanishes or there is no label.
+
+    Raises:
+      ValueError: An unknown similarity, or arrays of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits, bias = jnp.array([[5.0, 3.0, -1.0]]), jnp.array([1.0, 1.0, 1.0])
+      >>> logit_similarity(logits, jnp.array([0]), bias=bias)
+      Array([[ 1. ,  0.5, -0.5]], dtype=float32)
+      >>> logit_similarity(logits, jnp.array([0]), "dot", bias=bias)
+      Array([[16.,  8., -8.]], dtype=float32)
+    """
+    values = wide(logits)
+    if values.ndim != 2:
+        raise ValueError(f"logits must be [batch, classes], got {list(values.shape)}")
+    if bias is not None:
+        shift = wide(bias)
+        if shift.shape != values.shape[1:]:
+            raise ValueError(
+                f"bias must be [{values.shape[1]}], got {list(shift.shape)}"
+            )
+        values = values - shift.astype(values.dtype)[None]
+    if center:
+        values = values - values.mean(-1, keepdims=True)
+    probs = as_probs(labels, values.shape[1], len(values)).astype(values.dtype)
+    own = jnp.sum(probs * values, axis=-1, keepdims=True)
+    return as_similarity(similarity).values(own * values, values**2, probs)

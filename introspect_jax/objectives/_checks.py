@@ -61,13 +61,27 @@ def scalar(name: str, value: Any, dtype: Any) -> tuple[jax.Array, np.ndarray | N
     return array.reshape(()).astype(dtype), known
 
 
-def checked_temperature(name: str, value: Any, dtype: Any) -> jax.Array:
+def checked_temperature(
+    name: str, value: Any, dtype: Any, batch: int | None = None
+) -> jax.Array:
     """A temperature as an array of shape `()`.
+
+    Args:
+      name: of the argument, for the message.
+      value: the temperature.
+      dtype: of the array.
+      batch: number of examples, where each may have a temperature of its own; those are
+        returned as `[batch, 1]`.
 
     Raises:
       ValueError: not above 0 or not finite, where it is known.
     """
-    array, known = scalar(name, value, dtype)
+    if batch is not None and jnp.shape(value) == (batch,):
+        array, known = jnp.asarray(value).astype(dtype)[:, None], concrete(value)
+        if known is not None:  # NaN is that of an example, and to be seen in its result
+            known = known[~np.isnan(known)]
+    else:
+        array, known = scalar(name, value, dtype)
     if known is not None:
         check_positive(name, known)
         if not np.all(np.isfinite(known)):

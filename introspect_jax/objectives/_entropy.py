@@ -58,9 +58,9 @@ def confidence_penalty(
     """
     scores = wide(matrix("logits", logits, (None, None)))
     if labels is None:
-        return -_output_entropy(scores, None)
+        return -output_entropy(scores, None)
     read = read_labels(labels, scores.shape[1], len(scores))
-    return read.guard(-_output_entropy(read.clean(scores), None))
+    return read.guard(-output_entropy(read.clean(scores), None))
 
 
 def complement_entropy(
@@ -88,10 +88,12 @@ def complement_entropy(
     """
     scores = wide(matrix("logits", logits, (None, None)))
     read = read_labels(labels, scores.shape[1], len(scores))
-    return read.guard(_output_entropy(read.clean(scores), read.others()))
+    return read.guard(output_entropy(read.clean(scores), read.others()))
 
 
-def _output_entropy(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Entropy of `softmax(z)` over the mask; 0 for rows without classes."""
-    log_probs, kept = _divergence.log_softmax(logits, mask)
+def output_entropy(
+    logits: jax.Array, mask: jax.Array | None, temperature: jax.Array | float = 1.0
+) -> jax.Array:
+    """Entropy of `softmax(z / T)` over the mask; 0 for rows without classes."""
+    log_probs, kept = _divergence.log_softmax(logits, mask, temperature)
     return jnp.sum(jnp.where(kept, -jnp.exp(log_probs) * log_probs, 0.0), axis=-1)

@@ -212,7 +212,7 @@ def past_target(
     return label_made(read.guard(mixed), read.labelled)
 
 
-def entropy_matched(
+def smooth_to_entropy(
     labels: Labels,
     classes: int,
     entropy: Real[ArrayLike, " batch"] | Real[ArrayLike, ""],
@@ -241,8 +241,8 @@ def entropy_matched(
     Example:
       >>> import jax.numpy as jnp
       >>> from introspect_jax.objectives.losses import entropy
-      >>> from introspect_jax.objectives.targets import entropy_matched
-      >>> target = entropy_matched(jnp.array([0, 2]), 4, jnp.array([0.5, 1.0]))
+      >>> from introspect_jax.objectives.targets import smooth_to_entropy
+      >>> target = smooth_to_entropy(jnp.array([0, 2]), 4, jnp.array([0.5, 1.0]))
       >>> entropy(target.probs).round(3).tolist()
       [0.5, 1.0]
     """

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from introspect_jax.arrays import wide
 from introspect_jax.errors import unknown
 from introspect_jax.objectives._checks import describe, matrix
+from introspect_jax.objectives._labels import ReadLabels, check_others
 
 SUPPORTS = ("others", "all")
 
@@ -62,6 +63,21 @@ def whole_target(probs: Float[ArrayLike, "batch classes"]) -> SoftTarget:
     """
     probs = wide(matrix("probs", probs, (None, None)))
     return SoftTarget(probs, jnp.zeros(len(probs), bool), "all")
+
+
+def check_support(support: str, classes: int) -> None:
+    """Raises a ValueError for an unknown support, or too few classes for it."""
+    if support not in SUPPORTS:
+        raise ValueError(unknown("support", support, SUPPORTS))
+    if support == "others":
+        check_others(classes)
+
+
+def support_mask(read: ReadLabels, support: str) -> jax.Array:
+    """Bool `[batch, classes]`, the classes of a support; none of ignored examples."""
+    if support == "others":
+        return read.others()
+    return jnp.broadcast_to(read.labelled[:, None], read.probs.shape)
 
 
 def label_made(

@@ -10,17 +10,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Real
 
 from introspect_jax.arrays import Labels, wide
-from introspect_jax.errors import unknown
 from introspect_jax.objectives._checks import checked_temperature, matrix
 from introspect_jax.objectives._class_rows import correct_sums, smooth_by_similarity
 from introspect_jax.objectives._divergence import softmax
 from introspect_jax.objectives._label_targets import (
     SMOOTHINGS,
     VIRTUAL_TEACHERS,
-    entropy_matched,
     label_target,
     past_target,
     smooth_labels,
+    smooth_to_entropy,
     uniform_others,
     virtual_teacher,
 )
@@ -30,23 +29,32 @@ from introspect_jax.objectives._labels import (
     other_classes,
     read_labels,
 )
-from introspect_jax.objectives._soft_target import SUPPORTS, SoftTarget, whole_target
+from introspect_jax.objectives._matched import Matched, matched_temperature
+from introspect_jax.objectives._soft_target import (
+    SUPPORTS,
+    SoftTarget,
+    check_support,
+    support_mask,
+    whole_target,
+)
 
 __all__ = [
     "SMOOTHINGS",
     "SUPPORTS",
     "VIRTUAL_TEACHERS",
+    "Matched",
     "SoftTarget",
     "as_probs",
     "check_others",
     "correct_sums",
-    "entropy_matched",
     "label_target",
+    "matched_temperature",
     "other_classes",
     "past_target",
     "similarity_target",
     "smooth_by_similarity",
     "smooth_labels",
+    "smooth_to_entropy",
     "teacher_target",
     "uniform_others",
     "virtual_teacher",
@@ -58,7 +66,7 @@ def similarity_target(
     similarities: Real[ArrayLike, "batch classes"],
     labels: Labels,
     *,
-    temperature: Real[ArrayLike, ""] = 0.5,
+    temperature: Real[ArrayLike, ""] | Real[ArrayLike, " batch"] = 0.5,
     support: str = "others",
 ) -> SoftTarget:
     """`softmax(similarities / temperature)` over the support.
@@ -68,7 +76,7 @@ def similarity_target(
         that a class gets no mass.
       labels: ints `[batch]` or probabilities `[batch, classes]`; the row of an ignored
         example is zero, and degenerate.
-      temperature: above 0.
+      temperature: above 0; one for all, or `[batch]`, as of `matched_temperature`.
       support: `"others"` or `"all"`. A soft label that leaves no other class
         (`other_classes`) has an empty support: its row is zero, and degenerate.
 
@@ -90,14 +98,10 @@ def similarity_target(
     """
     scores = wide(matrix("similarities", similarities, (None, None)))
     batch, classes = scores.shape
-    if support not in SUPPORTS:
-        raise ValueError(unknown("support", support, SUPPORTS))
-    softness = checked_temperature("temperature", temperature, scores.dtype)
-    if support == "others":
-        check_others(classes)
+    check_support(support, classes)
+    softness = checked_temperature("temperature", temperature, scores.dtype, batch)
     read = read_labels(labels, classes, batch)
-    mask = read.others() if support == "others" else read.labelled[:, None]
-    mask = jnp.broadcast_to(mask, scores.shape)
+    mask = support_mask(read, support)
     probs = read.guard(softmax(scores, mask, softness))
     unknown_scores = jnp.all(scores == 0, axis=-1)
     empty = ~jnp.any(mask & (scores != -jnp.inf), axis=-1)

@@ -14,6 +14,7 @@ from introspect_jax.explain import (
     EXPLANATIONS,
     SIMILARITIES,
     Absolute,
+    Centered,
     ChannelSum,
     Cosine,
     Exact,
@@ -35,6 +36,7 @@ _MASK = jnp.arange(6.0).reshape(6, 1) > 2
 POSTS = {
     "plain": lambda explanation: explanation,
     "channel sum": ChannelSum,
+    "centered": Centered,
     "pool": lambda explanation: Pool(explanation, 2),
     "mask": lambda explanation: Mask(explanation, _MASK),
     "absolute": Absolute,
@@ -242,6 +244,7 @@ def test_what_is_taken_can_be_asked_for():
     linear = {name for name, cls in EXPLANATIONS.items() if cls.linear}
     assert linear == set(LINEAR)
     assert Pool(Gradient(), 2).linear
+    assert Centered(Gradient()).linear
     assert not Absolute(Gradient()).linear
     assert not Pool(Absolute(SmoothGrad()), 2).linear
     assert Cosine().passes == "all classes"

@@ -8,7 +8,7 @@ import pytest
 from introspect_jax import class_similarity, explain_fn, introspect, loss_fn
 from introspect_jax.explain import SIMILARITIES, Absolute, Gradient, metrics
 from introspect_jax.explain.agreement import agreement_beyond, rank_agreement
-from introspect_jax.explain.similarity import weight_row_similarity
+from introspect_jax.explain.similarity import logit_similarity, weight_row_similarity
 from introspect_jax.explain.targets import contrast, log_probability
 
 W = jax.random.normal(jax.random.key(0), (12, 5))
@@ -110,6 +110,7 @@ def test_a_label_that_does_not_exist(bad):
         "dot": lambda y: class_similarity(logits_fn, X, y, similarity="dot"),
         "cosine": lambda y: class_similarity(logits_fn, X, y, similarity="cosine"),
         "rows": lambda y: weight_row_similarity(W, y),
+        "logits": lambda y: logit_similarity(logits_fn(X), y),
         "target": lambda y: introspect(logits_fn, X, y).probs,
     }
     for name, function in functions.items():
@@ -126,6 +127,7 @@ def test_integer_one_hot_labels():
         lambda y: class_similarity(logits_fn, X, y),
         lambda y: introspect(logits_fn, X, y).probs,
         lambda y: weight_row_similarity(W, y),
+        lambda y: logit_similarity(logits_fn(X), y),
     ):
         np.testing.assert_array_equal(function(one_hot), function(Y))
     # For a target several ints are several classes; that it was meant is not likely.

@@ -9,6 +9,7 @@ import pytest
 
 from introspect_jax import class_similarity, explain_fn
 from introspect_jax.explain import (
+    Centered,
     ChannelSum,
     GradCAM,
     Gradient,
@@ -60,6 +61,7 @@ EXPLANATIONS = {
     "blur": lambda net: IntegratedGradients(5, "blur"),
     "product": lambda net: GradientXInput("mean"),
     "channel sum": lambda net: ChannelSum(Gradient()),
+    "centered": lambda net: Centered(Gradient()),
     "pool": lambda net: Pool(Gradient(), 2),
     "grad_cam": lambda net: GradCAM(net.features, net.head),
     "hires_cam": lambda net: HiResCAM(net.features, net.head),

@@ -170,8 +170,8 @@ def test_confusion_is_a_running_mean_of_the_outputs():
 
 
 @pytest.mark.parametrize("support", ["others", "all"])
-def test_entropy_matched_smoothing_is_as_sure(support):
-    method = now(source="entropy_matched", support=support)
+def test_smoothed_labels_are_as_sure(support):
+    method = now(source="smoothed_labels", support=support)
     value, (_, _, metrics) = loss(method, step=1)
     target = np.asarray(soft_target(method, support=support).probs, np.float64)
     labels = np.asarray(batch(method)["label"], np.float64)
@@ -241,7 +241,8 @@ def test_class_average_is_a_running_mean_of_the_targets():
         ({"permutation": "new"}, "there are: fresh, fixed"),
         ({"class_decay": 1.0}, r"class_decay must lie in \[0, 1\)"),
         ({"component": "ground_truth"}, "support=all"),
-        ({"source": "entropy_matched", "component": "others"}, "has no components"),
+        ({"source": "smoothed_labels", "component": "others"}, "has no components"),
+        ({"source": "entropy_matched"}, "did you mean 'smoothed_labels', its"),
     ],
 )
 def test_options_out_of_range(options, says):

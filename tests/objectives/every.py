@@ -43,12 +43,17 @@ TARGETS = {
     "similarity_all": lambda y: targets.similarity_target(
         rows(SCORES, y), y, support="all"
     ),
+    "similarity_matched": lambda y: targets.similarity_target(
+        rows(SCORES, y),
+        y,
+        temperature=targets.matched_temperature(rows(SCORES, y), y, 0.8).temperature,
+    ),
     "label": lambda y: targets.label_target(y, CLASSES),
     "uniform_others": lambda y: targets.uniform_others(y, CLASSES),
     "virtual_paper": lambda y: targets.virtual_teacher(y, CLASSES),
     "virtual_released": lambda y: targets.virtual_teacher(y, CLASSES, form="released"),
     "past": lambda y: targets.past_target(y, rows(PAST, y), 0.4),
-    "entropy_matched": lambda y: targets.entropy_matched(
+    "smooth_to_entropy": lambda y: targets.smooth_to_entropy(
         y, CLASSES, jnp.full(len(y), 0.5)
     ),
     "smooth_uniform": lambda y: targets.whole_target(

@@ -20,6 +20,7 @@ distribution p restricted to the classes other than y and renormalised.
 import json
 import math
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -312,7 +313,7 @@ def saliency_guided(y: int, z: Row, masked: Row) -> float:
     return cross_entropy(one_hot(y), p) + kl(p, softmax(masked))
 
 
-def entropy_matched(y: int, similarities: Row) -> Row:
+def smooth_to_entropy(y: int, similarities: Row) -> Row:
     """label_smoothing_others(y, e), e such that H is that of introspective_mixture.
 
     H grows from 0 to log K as e goes from 0 to (K - 1) / K, so bisection finds e.
@@ -326,6 +327,44 @@ def entropy_matched(y: int, similarities: Row) -> Row:
         else:
             high = middle
     return label_smoothing_others(y, (low + high) / 2)
+
+
+def bisected(entropy_at: Callable[[float], float], wanted: float) -> float:
+    """T such that entropy_at(T), which grows with T, is the wanted entropy."""
+    low, high = math.log(1e-4), math.log(1e4)
+    for _ in range(200):
+        middle = (low + high) / 2
+        if entropy_at(math.exp(middle)) < wanted:
+            low = middle
+        else:
+            high = middle
+    return math.exp((low + high) / 2)
+
+
+def others_at(y: int, similarities: Row, temperature: float) -> Row:
+    """others(softmax(s / T))."""
+    return others(softmax(similarities, temperature), y)
+
+
+def matched_others(y: int, similarities: Row) -> float:
+    """T such that H(others(softmax(s / T))) = 1.2."""
+    return bisected(lambda t: entropy(others_at(y, similarities, t)), 1.2)
+
+
+def matched_all(z: Row, similarities: Row) -> float:
+    """T such that H(softmax(s / T)) = H(softmax(z))."""
+    return bisected(lambda t: entropy(softmax(similarities, t)), entropy(softmax(z)))
+
+
+def matched_batch(labels: list[int], similarities: list[Row]) -> float:
+    """T such that the mean of H(others(softmax(s / T))) is 1.2."""
+
+    def mean(temperature: float) -> float:
+        pairs = zip(labels, similarities, strict=True)
+        found = [entropy(others_at(y, row, temperature)) for y, row in pairs]
+        return math.fsum(found) / EXAMPLES
+
+    return bisected(mean, 1.2)
 
 
 def values() -> dict[str, list]:
@@ -403,13 +442,18 @@ def values() -> dict[str, list]:
         add("tf_kd_self_paper_loss", tf_kd_self(y, z, teacher, 1.0))
         add("tf_kd_self_released_loss", tf_kd_self(y, z, teacher, 50 / CLASSES))
 
-        add("entropy_matched_target", entropy_matched(y, similarities))
+        add("smooth_to_entropy_target", smooth_to_entropy(y, similarities))
+        add("matched_temperature_others", matched_others(y, similarities))
+        add("matched_temperature_all", matched_all(z, similarities))
 
         add("ban_loss", born_again(z, teacher))
         add("double_backprop_loss", double_backprop(y, z))
         add("softmax_jacobian", softmax_jacobian(z))
         add("saliency_guided_loss", saliency_guided(y, z, other))
 
+    result["matched_temperature_batch"] = [
+        matched_batch(given["labels"], given["similarities"])
+    ]
     result["cwtm_weights"] = cwtm_weights(given["teacher_logits"])
     networks = [given["logits"], given["teacher_logits"], given["other_logits"]]
     result["dml_losses"] = [
@@ -466,7 +510,7 @@ def check_identities(values: dict[str, list]) -> None:
         released = values["tf_kd_reg_released_loss"][n]
         assert close(released, c * smoothed - w * v_entropy)
 
-        matched = entropy(values["entropy_matched_target"][n])
+        matched = entropy(values["smooth_to_entropy_target"][n])
         wanted = entropy(introspective_mixture(y, given["similarities"][n]))
         assert close(matched, wanted)
 

@@ -60,7 +60,7 @@ def test_temperatures_that_are_not_above_0(name):
     with pytest.raises(ValueError, match=f"^{argument} must be finite, got inf"):
         call(float("inf"))
     with pytest.raises(ValueError, match=f"^{argument} must be a single number, got "):
-        call(np.ones(4, "f4"))
+        call(np.ones(3, "f4"))
     # A known temperature is refused in a program too.
     with pytest.raises(ValueError, match=f"^{argument} must be above 0"):
         jax.jit(lambda: call(np.float32(0)))()
@@ -179,7 +179,7 @@ REFUSED = {
         lambda: targets.label_target(LOGITS, 4),
         lambda: targets.uniform_others(LOGITS, 4),
         lambda: targets.virtual_teacher(LOGITS, 4),
-        lambda: targets.entropy_matched(LOGITS, 4, jnp.ones(4)),
+        lambda: targets.smooth_to_entropy(LOGITS, 4, jnp.ones(4)),
     ],
     r"target.probs must be \[4, 5\], got float32\[3, 5\]": [
         lambda: losses.distillation(LOGITS, LABELS, target_of(probs=WHOLE.probs[:3])),
@@ -208,7 +208,7 @@ REFUSED = {
         lambda: targets.past_target(LABELS, WHOLE.probs[0], 0.5),
     ],
     r"entropy must be \[4\], got float32\[3\]": [
-        lambda: targets.entropy_matched(LABELS, 5, jnp.ones(3)),
+        lambda: targets.smooth_to_entropy(LABELS, 5, jnp.ones(3)),
     ],
     r"means must be \[5, 5\], got float32\[4, 5\]": [
         lambda: components.component(
@@ -235,7 +235,7 @@ REFUSED = {
     "classes must be at least 2, got 1": [
         lambda: targets.smooth_labels(LABELS * 0, 1, 0.1, "others"),
         lambda: targets.virtual_teacher(LABELS * 0, 1),
-        lambda: targets.entropy_matched(LABELS * 0, 1, jnp.ones(4)),
+        lambda: targets.smooth_to_entropy(LABELS * 0, 1, jnp.ones(4)),
     ],
 }
 

@@ -178,7 +178,7 @@ def test_a_teacher_that_is_certain_says_nothing_of_the_others():
 
 def test_entropy_matching_from_sure_to_unsure():
     wanted = jnp.array([0.0, 0.1, 0.5, 1.0, 1.5, np.log(K)])
-    found = targets.entropy_matched(LABELS, K, wanted)
+    found = targets.smooth_to_entropy(LABELS, K, wanted)
     np.testing.assert_allclose(losses.entropy(found.probs), wanted, atol=1e-7)
     np.testing.assert_allclose(found.probs.sum(-1), 1, rtol=1e-12)
 

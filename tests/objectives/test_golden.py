@@ -60,7 +60,13 @@ def introspective(support):
 def matched():
     q = similarity("others").probs
     total = (targets.as_probs(Y, K).astype(q.dtype) + 0.5 * q) / 1.5
-    return targets.entropy_matched(Y, K, losses.entropy(total)).probs
+    return targets.smooth_to_entropy(Y, K, losses.entropy(total)).probs
+
+
+def temperature(entropy, support, per="example"):
+    scores = jnp.asarray(INPUTS["similarities"])
+    found = targets.matched_temperature(scores, Y, entropy, support=support, per=per)
+    return jnp.atleast_1d(found.temperature)
 
 
 def past():
@@ -152,7 +158,6 @@ COMPUTED = {
     "tf_kd_self_released_loss": lambda: (
         0.05 * hard() + 0.95 * 50 / K * kl(TEACHER, 6.0)
     ),
-    "entropy_matched_target": matched,
     "ban_loss": lambda: hard(targets.teacher_target(TEACHER, 1.0).probs),
     "double_backprop_loss": lambda: (
         hard() + 0.1 * losses.squared_length(input_gradient())
@@ -161,6 +166,12 @@ COMPUTED = {
     "saliency_guided_loss": lambda: (
         hard() + distilled(OTHER, targets.whole_target(jax.nn.softmax(Z)))
     ),
+    "smooth_to_entropy_target": matched,
+    "matched_temperature_others": lambda: temperature(1.2, "others"),
+    "matched_temperature_all": lambda: temperature(
+        -losses.confidence_penalty(Z), "all"
+    ),
+    "matched_temperature_batch": lambda: temperature(1.2, "others", "batch"),
 }
 
 

@@ -3,12 +3,14 @@
 import pytest
 import tiny
 from conftest import ROOT
+from etils import epath
 
 from introspect_jax.config import config_hash, fields
 from introspect_jax.errors import UserError
 from studies import Study, chain, point, product, sweep
 from studies.design import load_study
 from studies.plan import Planner
+from studies.records import read_results
 
 EPSILON = "method.label_smoothing.epsilon"
 ARMS = chain(
@@ -242,3 +244,17 @@ def test_a_file_that_is_no_study(tmp_path):
     (tmp_path / "other.py").write_text("def get_study(arg=None): return 3")
     with pytest.raises(UserError, match=r"must return .* got int"):
         load_study(str(tmp_path / "other.py"))
+
+
+def test_records_count_under_the_former_names_of_values():
+    """`smoothed_labels` was `entropy_matched` when they were made."""
+    _, study = load_study("configs/studies/what_works.py:doses")
+    planned = {
+        id: changes
+        for id, changes in Planner(study).possible().items()
+        if changes["method.introspective.source"] == "smoothed_labels"
+    }
+    found = read_results(epath.Path(ROOT / "results" / "doses"), planned)
+    assert len(planned) == len(found) == 9
+    sources = {r["config"]["method.introspective.source"] for r in found.values()}
+    assert sources == {"entropy_matched"}

@@ -178,6 +178,28 @@ def test_micro_batches_are_the_whole(count):
         np.testing.assert_array_equal(index[0::2] + 1, index[1::2])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, PMAPPED], ids=["global", "pmapped"])
+def test_a_running_temperature_is_that_of_all_parts(experiment, options):
+    """From the second step on it is the geometric mean of those of the parts."""
+    changes = {
+        "method.name": "introspective",
+        "method.introspective.source": "weight_rows",
+        "method.introspective.target_entropy": "1.9",
+        "method.introspective.entropy_matching": "running",
+        "method.introspective.ramp_up": 0.0,
+        "accumulation_steps": 2,
+        **options,
+    }
+    made = experiment(8, **changes)
+    state, _ = steps(made, 1)
+    total, weight = np.asarray(state.method_state["temperature"])
+    np.testing.assert_allclose(weight, 0.01, rtol=1e-5)
+    _, values = made.train_step(state, next(made.batches(1)))
+    np.testing.assert_allclose(values["temperature"], np.exp(total / weight), rtol=1e-5)
+    assert values["entropy_unreached"] == 0
+
+
 @pytest.mark.parametrize("options", [{}, PMAPPED], ids=["global", "pmapped"])
 def test_pieces_in_a_loop_are_those_written_out(experiment, monkeypatch, options):
     """Accelerators loop over pieces of one size; so does this CPU, if it is told to."""

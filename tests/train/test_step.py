@@ -52,6 +52,8 @@ LIKE_OTHERS = (
     "tf_kd_self",
     "introspective, random",
     "introspective, average",
+    "introspective, own logits",
+    "introspective, covariance",
 )
 VARIANTS = {
     **{name: {} for name in modules()},
@@ -59,6 +61,15 @@ VARIANTS = {
     "introspective, confusion": {"method.introspective.source": "confusion"},
     "introspective, random": {"method.introspective.source": "random_network"},
     "introspective, average": {"method.introspective.component": "class_average"},
+    "introspective, own logits": {
+        "method.introspective.source": "own_logits",
+        "method.introspective.target_entropy": "network",
+        "method.introspective.entropy_matching": "running",
+    },
+    "introspective, covariance": {
+        "method.introspective.source": "covariance",
+        "method.introspective.target_entropy": "1.5",
+    },
 }
 
 
