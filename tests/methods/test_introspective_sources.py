@@ -54,12 +54,12 @@ def scores(source, classes):
         return jnp.log(labels @ means)
     if source == "own_logits":
         return logit_similarity(logits_fn(images()), labels, bias=bias)
-    maps_fn, classify = (
-        make(model, variables)
-        for make in (models.make_maps_fn, models.make_classify_fn)
-    )
-    explanation = {"covariance": Centered(GradCAM(maps_fn, classify))}
-    explanation = explanation.get(source, "gradient")
+    explanation = "gradient"
+    if source == "covariance":
+        maps_fn = models.make_maps_fn(model, variables)
+        explanation = Centered(
+            GradCAM(maps_fn, models.make_classify_fn(model, variables))
+        )
     return jax.jit(lambda x: class_similarity(logits_fn, x, labels, explanation))(
         images()
     )
