@@ -100,9 +100,9 @@ def _of_explanations(
     key: jax.Array,
     centred: bool,
 ) -> jax.Array:
-    """Similarities `[batch, classes]` of explanations, less their means if `centred`."""
+    """Similarities `[batch, classes]` of explanations, less their mean if `centred`."""
 
-    def of_rows(rows: PyTree, common: PyTree) -> jax.Array:
+    def similarities_of(rows: PyTree, common: PyTree) -> PyTree:
         variables, images, key = common
         bound = bind(config, context.model, variables, images)
         return class_similarity(
@@ -117,10 +117,11 @@ def _of_explanations(
         )
 
     images = batch["image"]
-    if bind(config, context.model, variables, images).several:
-        of_rows = context.by_device(of_rows)
+    several = bind(config, context.model, variables, images).several
+    function = context.by_device(similarities_of) if several else similarities_of
     rows = {"image": images, "label": batch["label"], "number": jnp.arange(len(images))}
-    return of_rows(rows, (variables, images, key))
+    found: jax.Array = function(rows, (variables, images, key))
+    return found
 
 
 def _confusion(
