@@ -48,8 +48,12 @@ def work(
         os.sched_setaffinity(0, cpus)
     if fast_cpu:
         cpu.switch_on()
-    if cpus is not None and jax.default_backend() != "cpu":
-        text = "several workers are for CPUs; use --workers=1"
+    if cpus is not None and jax.default_backend() != "cpu" and not _memory_is_shared():
+        text = (
+            "several workers on an accelerator need a part of its memory each, and the "
+            "first takes most of it: set XLA_PYTHON_CLIENT_PREALLOCATE=false in the "
+            "environment (GPUs only), or use --workers=1"
+        )
         connection.send(("refused", "", text))
         return
     enable_compilation_cache()
@@ -61,6 +65,12 @@ def work(
             return
         with _output_to(job["log"]):
             connection.send(_do(job, connection, stop, datasets))
+
+
+def _memory_is_shared() -> bool:
+    """Whether this process takes memory of a GPU as it needs it."""
+    taken_first = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    return jax.default_backend() == "gpu" and taken_first.lower() in ("false", "0")
 
 
 def _do(
