@@ -16,8 +16,9 @@
 #   DTYPE   of the networks in `fast` and `cifar10`: bfloat16 (the default) or float32
 #   PYTHON  the interpreter (python3)
 #
-# `fast`, `waiting` and `cifar10` need TFDS_DATA_DIR, `speed` PyTorch, `attribution`
-# captum too, and the suites pytest and beartype.
+# `fast`, `comparison`, `waiting` and `cifar10` need TFDS_DATA_DIR, `speed` PyTorch,
+# `attribution` captum too, and the suites pytest and beartype. Begin with `smoke`: a
+# package that is missing shows there.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
@@ -34,6 +35,7 @@ fast         configs/cifar10.py:fast, standard and introspective, a pair a seed
 speed        training_speed.py
 cost         step_cost.py
 methods      method_cost.py
+comparison   configs/studies/comparison.py:all, as far as it comes
 suite        the tests as everywhere, on the CPU
 suite_here   the tests of numbers, on the accelerator
 profile      step_profile.py
@@ -184,6 +186,16 @@ cost() {
 methods() {
   benchmark 260 method_cost --dtype=bfloat16
   benchmark 260 method_cost --dtype=float32
+}
+
+comparison() {
+  # Eight workers take parts of a GPU that one run does not fill.
+  local folder=$WORK/comparison
+  step comparison "$LIMIT" env XLA_PYTHON_CLIENT_PREALLOCATE=false "$PYTHON" \
+    launch/study.py --study=configs/studies/comparison.py:all --workdir="$folder" \
+    --workers=8 --time_budget=$((LIMIT - 60))
+  [ ! -d "$folder" ] || tar -C "$WORK" --exclude=checkpoints -czf \
+    "$OUT/$piece.tar.gz" comparison
 }
 
 # pytest for all of the time of the piece, on several processes where xdist is at hand.
