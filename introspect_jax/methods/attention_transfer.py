@@ -23,6 +23,7 @@ from introspect_jax.objectives.targets import teacher_target
 from introspect_jax.options import check_range
 
 SUMMARY = "the teacher's attention maps after each stage, as targets for the network's"
+COST = "1.34x FLOPs of standard, with a teacher of its kind"
 SOURCE = (
     "Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017 (arXiv "
     "1612.03928)"

@@ -10,6 +10,7 @@ from introspect_jax.objectives.targets import teacher_target
 from introspect_jax.options import check_range
 
 SUMMARY = "generations of one network, each taught by the outputs of the one before"
+COST = "1.33x FLOPs of standard, with a teacher of its kind"
 SOURCE = "Furlanello et al., Born-Again Neural Networks, ICML 2018 (arXiv 1805.04770)"
 TEACHER = "same network"
 

@@ -25,6 +25,7 @@ from introspect_jax.objectives.targets import teacher_target
 from introspect_jax.options import check_range
 
 SUMMARY = "classifiers at the earlier stages, which learn from the network's outputs"
+COST = "1.03x FLOPs of standard"
 SOURCE = (
     "Zhang et al., Be Your Own Teacher: Improve the Performance of Convolutional "
     "Neural Networks via Self Distillation, ICCV 2019 (arXiv 1905.08094)"

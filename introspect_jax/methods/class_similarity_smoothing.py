@@ -20,6 +20,7 @@ from introspect_jax.options import check_range
 from introspect_jax.paths import absolute
 
 SUMMARY = "label smoothing whose mass goes to the classes that are similar"
+COST = "1.00x FLOPs of standard"
 SOURCE = (
     "after Liu and JaJa, Class-Similarity Based Label Smoothing for Confidence "
     "Calibration, ICANN 2021 (arXiv 2006.14028)"

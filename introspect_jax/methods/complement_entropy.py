@@ -10,6 +10,7 @@ from introspect_jax.objectives.targets import uniform_others
 from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "cross entropy, and outputs made uniform over the other classes"
+COST = "1.00x FLOPs of standard"
 SOURCE = "Chen et al., Complement Objective Training, ICLR 2019 (arXiv 1903.01182)"
 FORMS = ("distillation", "entropy")
 

@@ -12,6 +12,7 @@ from introspect_jax.objectives.targets import label_target
 from introspect_jax.options import check_range
 
 SUMMARY = "cross entropy minus the entropy of the outputs"
+COST = "1.00x FLOPs of standard"
 SOURCE = (
     "Pereyra et al., Regularizing Neural Networks by Penalizing Confident Output "
     "Distributions, 2017 (arXiv 1701.06548)"

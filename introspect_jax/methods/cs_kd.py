@@ -22,6 +22,7 @@ from introspect_jax.objectives.targets import teacher_target
 from introspect_jax.options import check_range
 
 SUMMARY = "distillation from the network's outputs for another example of the class"
+COST = "1.34x FLOPs of standard"
 SOURCE = (
     "Yun et al., Regularizing Class-wise Predictions via Self-knowledge Distillation, "
     "CVPR 2020 (arXiv 2003.13964)"

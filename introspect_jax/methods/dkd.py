@@ -23,6 +23,7 @@ from introspect_jax.objectives.targets import teacher_target
 from introspect_jax.options import check_range
 
 SUMMARY = "distillation with a weight for the label and one for the other classes"
+COST = "1.33x FLOPs of standard, with a teacher of its kind"
 SOURCE = (
     "Zhao et al., Decoupled Knowledge Distillation, CVPR 2022 (arXiv 2203.08679); "
     "defaults: megvii-research/mdistiller"

@@ -27,6 +27,7 @@ from introspect_jax.objectives.targets import teacher_target
 from introspect_jax.options import check_range
 
 SUMMARY = "distillation from the network's outputs for the same examples one step ago"
+COST = "1.00x FLOPs of standard"
 SOURCE = (
     "Shen et al., Self-Distillation from the Last Mini-Batch for Consistency "
     "Regularization, CVPR 2022 (arXiv 2203.16172)"

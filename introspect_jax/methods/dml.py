@@ -22,6 +22,7 @@ from introspect_jax.objectives.targets import whole_target
 from introspect_jax.options import check_range
 
 SUMMARY = "peers that are trained together and learn from each other's outputs"
+COST = "2.00x FLOPs of standard, with two networks"
 SOURCE = "Zhang et al., Deep Mutual Learning, CVPR 2018 (arXiv 1706.00384)"
 
 

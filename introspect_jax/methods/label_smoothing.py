@@ -8,6 +8,7 @@ from introspect_jax.objectives.targets import SMOOTHINGS, smooth_labels, whole_t
 from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "cross entropy with labels mixed with the uniform distribution"
+COST = "1.00x FLOPs of standard"
 SOURCE = "Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7"
 
 

@@ -24,6 +24,7 @@ from introspect_jax.objectives.targets import (
 from introspect_jax.options import check_range
 
 SUMMARY = "labels mixed with the class's mean correct outputs of the last epoch (OLS)"
+COST = "1.00x FLOPs of standard"
 SOURCE = (
     "Zhang et al., Delving Deep into Label Smoothing, IEEE TIP 2021 (arXiv 2011.12562)"
 )

@@ -21,6 +21,7 @@ from introspect_jax.objectives.targets import past_target
 from introspect_jax.options import check_range
 
 SUMMARY = "labels mixed with the network's own outputs of an epoch ago"
+COST = "1.00x FLOPs of standard"
 SOURCE = (
     "Kim et al., Self-Knowledge Distillation with Progressive Refinement of Targets, "
     "ICCV 2021 (arXiv 2006.12000)"

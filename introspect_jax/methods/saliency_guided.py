@@ -21,6 +21,7 @@ from introspect_jax.objectives.targets import whole_target
 from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "cross entropy, and outputs kept where the least salient pixels are replaced"
+COST = "2.66x FLOPs of standard"
 SOURCE = (
     "Ismail, Corrada Bravo and Feizi, Improving Deep Learning Interpretability by "
     "Saliency Guided Training, NeurIPS 2021 (arXiv 2111.14338)"

@@ -7,6 +7,7 @@ from introspect_jax.objectives.losses import cross_entropy, describe_target
 from introspect_jax.objectives.targets import label_target
 
 SUMMARY = "cross entropy with the labels"
+COST = "1.00x FLOPs"
 SOURCE = "the baseline of every comparison"
 
 

@@ -8,6 +8,7 @@ from introspect_jax.objectives.targets import VIRTUAL_TEACHERS, virtual_teacher
 from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "distillation from a virtual teacher that is 99 % right (Tf-KD reg)"
+COST = "1.00x FLOPs of standard"
 SOURCE = (
     "Yuan et al., Revisiting Knowledge Distillation via Label Smoothing "
     "Regularization, CVPR 2020 (arXiv 1909.11723)"

@@ -8,6 +8,7 @@ from introspect_jax.objectives.targets import teacher_target
 from introspect_jax.options import check_choice, check_range
 
 SUMMARY = "distillation from a trained network of the same kind (Tf-KD self)"
+COST = "1.33x FLOPs of standard, with a teacher of its kind"
 SOURCE = (
     "Yuan et al., Revisiting Knowledge Distillation via Label Smoothing "
     "Regularization, CVPR 2020 (arXiv 1909.11723)"

@@ -1,5 +1,7 @@
 """What all methods have in common."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -47,6 +49,8 @@ def test_every_file_describes_itself(name):
     line = next(x for x in methods.DOOR.describe().splitlines() if x.split()[0] == name)
     assert module.SUMMARY in line
     assert module.SOURCE in line
+    assert re.match(r"\d\.\d\dx FLOPs", module.COST)
+    assert module.COST in line
     assert "\n" not in module.SUMMARY + module.SOURCE
     method = make(name)
     params, model_state, method_state = method.init(jax.random.key(0))
