@@ -192,6 +192,17 @@ def former_value(field: str, value: object) -> object:
     return _FORMER[field].get(value, value)
 
 
+def with_new_values(config: ConfigDict) -> ConfigDict:
+    """A stored config, with the values that are called otherwise now."""
+    config = ConfigDict(config.to_dict())
+    stored = fields(config)
+    for field, values in _FORMER.items():
+        for new, former in values.items():
+            if stored.get(field) == former:
+                config.update_from_flattened_dict({field: new})
+    return config
+
+
 def config_hash(config: ConfigDict, **known: str) -> str:
     """Returns eight hexadecimal digits that identify a run.
 

@@ -13,6 +13,8 @@ import jax
 
 import introspect_jax
 
+# Whether other runs of a study use the same accelerator at the same time.
+shares_accelerator = False
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -37,8 +39,8 @@ def enable_compilation_cache() -> None:
 
 
 def describe_device(count: int) -> dict[str, Any]:
-    """Returns platform, kind and number of the devices of a run, and the processors of
-    the host."""
+    """Returns platform, kind and number of the devices of a run, the processors of the
+    host, and `shared` if other runs used the devices at the same time."""
     return {
         "platform": jax.default_backend(),
         "kind": jax.devices()[0].device_kind,
@@ -46,6 +48,7 @@ def describe_device(count: int) -> dict[str, Any]:
         "host_cpus": os.cpu_count(),
         "cpus_used": len(usable_cpus()),
         "cpu_model": _cpu_model(),
+        **({"shared": True} if shares_accelerator else {}),
     }
 
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from introspect_jax import methods
 from introspect_jax.errors import UserError
 from introspect_jax.paths import absolute
-from introspect_jax.processes import is_first
+from introspect_jax.processes import is_first, same_everywhere
 from introspect_jax.train.files import read_json, write_checked_json
 
 _RECORD = "files.json"
@@ -45,9 +45,14 @@ def record(workdir: epath.Path, config: ConfigDict) -> None:
       UserError: A file is not what it was when the run began, or cannot be read.
     """
     now = digests(config)
+    if not same_everywhere(hashlib.sha256(repr(now).encode()).hexdigest()):
+        raise UserError(
+            f"the processes of this run see different files ({', '.join(now)}); copy "
+            "the same to every host"
+        )
+    check_recorded(workdir, config)
     if now and is_first() and not (workdir / _RECORD).exists():
         write_checked_json(workdir / _RECORD, now)
-    check_recorded(workdir, config)
 
 
 def check_recorded(workdir: epath.Path, config: ConfigDict) -> None:

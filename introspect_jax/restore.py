@@ -14,7 +14,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from introspect_jax import data, methods, optimizers
-from introspect_jax.config import default_config, fields, is_option, lock, validate
+from introspect_jax.config import (
+    default_config,
+    fields,
+    is_option,
+    lock,
+    validate,
+    with_new_values,
+)
 from introspect_jax.data.identity import Identity, differing_classes
 from introspect_jax.data.preprocess import Preprocess, make_preprocess
 from introspect_jax.data.sources import Dataset
@@ -98,7 +105,7 @@ def load_config(path: str) -> ConfigDict:
                 f"it has the fields of another one, {', '.join(unknown[:3])}{more}; "
                 "use the version that trained the run (CHANGELOG.md)"
             )
-        config.update(written)
+        config.update(with_new_values(written))
         validate(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).strip("'\"").splitlines()[0]

@@ -50,11 +50,11 @@ def time_config(config: ConfigDict, dataset: Dataset) -> dict[str, float]:
     size = config.eval_batch_size
     some = dataset.train.subset(np.arange(min(size, len(dataset.train))))
     one_batch = _median_seconds(lambda: trainer.evaluator(variables, some), 3)
-    # And once more for the temperature, after the last step.
-    evaluations = -(-config.total_steps // config.eval_steps) + 1
+    # At the end the last network is scored, and the best if that is another.
+    evaluations = -(-config.total_steps // config.eval_steps) + 2
     batches = evaluations * -(-len(dataset.validation) // size)
     if config.evaluate_test:
-        batches += -(-len(dataset.test) // size)
+        batches += 2 * -(-len(dataset.test) // size)
     total = config.total_steps * one_step + batches * one_batch
     return {"step": one_step, "total": total}
 

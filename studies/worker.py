@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from introspect_jax import cpu, data
+from introspect_jax import cpu, data, machine
 from introspect_jax import run as whole_run
 from introspect_jax.config import lock
 from introspect_jax.data.sources import Dataset
@@ -56,6 +56,7 @@ def work(
         )
         connection.send(("refused", "", text))
         return
+    machine.shares_accelerator = cpus is not None and jax.default_backend() != "cpu"
     enable_compilation_cache()
     datasets: dict[str, Dataset] = {}
     while True:

@@ -163,7 +163,8 @@ FOR_DIGITS = {
 
 @pytest.mark.slow
 def test_every_method_learns_the_digits(tmp_path):
-    """By its published defaults, and in at most four times the time of `standard`."""
+    """By its published defaults but for `FOR_DIGITS`, and in at most four times the
+    time of `standard`."""
     summaries = {}
     for name in modules():
         done = main(

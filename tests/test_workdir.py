@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from introspect_jax import config as configs
 from introspect_jax import workdir
-from introspect_jax.config import config_hash, default_config
+from introspect_jax.config import config_hash, default_config, to_json
 from introspect_jax.errors import UserError
+from introspect_jax.restore import load_config
 from introspect_jax.workdir import open_workdir, write_config
 
 PROGRAM = """
@@ -90,6 +91,18 @@ def test_a_default_that_changed_is_not_taken_for_the_old_one(tmp_path, monkeypat
     assert config_hash(later()) == name
     with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.1 there, 0\.3"):
         open_workdir(str(tmp_path), later())
+
+
+def test_a_stored_value_that_is_called_otherwise_now(tmp_path):
+    """`smoothed_labels` was `entropy_matched`."""
+    stored = default_config()
+    stored.method.introspective.source = "entropy_matched"
+    (tmp_path / "config.json").write_text(to_json(stored))
+    config = load_config(str(tmp_path))
+    assert config.method.introspective.source == "smoothed_labels"
+    now = default_config()
+    now.method.introspective.source = "smoothed_labels"
+    assert config_hash(config) == config_hash(now) == config_hash(stored)
 
 
 def test_object_store():

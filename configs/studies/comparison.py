@@ -77,7 +77,8 @@ def everything() -> Study:
             "default temperature, and `matched`, where the temperature of every "
             "example gives its target the entropy of the network's own outputs over "
             "the other classes. Teachers are the network itself, trained on the same "
-            "images with another seed."
+            "images with another seed: whether `kd` from them helps is not known "
+            "beforehand, so that it is a weak control."
         ),
         arms=chain(STANDARD, MIXED, others, SOURCES, matched),
         seeds=range(5),

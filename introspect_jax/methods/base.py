@@ -176,6 +176,30 @@ def predict_network(
     return {"params": params, **model_state}
 
 
+def by_name(
+    made: Mapping[str, tuple[PyTree, PyTree]],
+) -> tuple[PyTree, PyTree, PyTree]:
+    """What `Method.init` returns for several networks without a method state.
+
+    Args:
+      made: Name -> parameters and other variables of a network.
+    """
+    return (
+        {name: params for name, (params, _) in made.items()},
+        {name: state for name, (_, state) in made.items()},
+        {},
+    )
+
+
+def predict_named(name: str) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
+    """`Method.predict` for methods that train several networks and deploy this one."""
+
+    def predict(params: PyTree, model_state: PyTree, method_state: PyTree) -> PyTree:
+        return predict_network(params[name], model_state[name], method_state)
+
+    return predict
+
+
 def forward(
     model: nn.Module,
     params: PyTree,

@@ -9,8 +9,9 @@ from introspect_jax.methods.base import (
     Context,
     Method,
     averaged,
+    by_name,
     forward,
-    predict_network,
+    predict_named,
 )
 from introspect_jax.models import init_variables, make_classify_fn
 from introspect_jax.models.classifier import batch_norm, conv
@@ -98,11 +99,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         for i, (name, classifier) in enumerate(classifiers.items()):
             own = jax.random.fold_in(key, i)
             made[name] = init_variables(classifier, shapes[i], own)
-        return (
-            {name: params for name, (params, _) in made.items()},
-            {name: state for name, (_, state) in made.items()},
-            {},
-        )
+        return by_name(made)
 
     def loss(params, model_state, method_state, batch, step, key):
         del step
@@ -149,10 +146,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         )
         return value, (state, method_state, metrics)
 
-    def predict(params, model_state, method_state):
-        return predict_network(params["network"], model_state["network"], method_state)
-
-    return Method(init, loss, predict, context.model)
+    return Method(init, loss, predict_named("network"), context.model)
 
 
 def window(shape: tuple[int, int, int], last: tuple[int, int, int]) -> int:

@@ -138,11 +138,12 @@ def mean_image_similarities(
             f"the training split has no image of class number {counts.argmin()}, so "
             f"its similarities are not known; give {_FIELD}"
         )
-    means = sums / counts[:, None]
-    centred = means - means.mean(axis=0)
-    norms = np.linalg.norm(centred, axis=1, keepdims=True)
-    units = centred / np.where(norms > 0, norms, 1)
-    return units @ units.T
+    # In place: for many classes of large images they are gigabytes.
+    sums /= counts[:, None]
+    sums -= sums.mean(axis=0)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    sums /= np.where(norms > 0, norms, 1)
+    return sums @ sums.T
 
 
 def read_similarities(path: str, classes: int) -> np.ndarray:

@@ -48,6 +48,9 @@ def default_config() -> ConfigDict:
     It passes the halves through the network one after the other, and its BatchNorm
     sees each half on its own; here they are one batch.
 
+    With `data.augment.flip=alternating` both views of an image have the same side, and
+    the sides do not alternate from pass to pass: flips follow the epochs of steps.
+
     `temperature` and `alpha` are those that descriptions of the paper name; the code
     has no defaults.
     """
@@ -79,8 +82,8 @@ def make(config: ConfigDict, context: Context) -> Method:
         )
     if context.mixes_examples:
         raise UserError(
-            "dlb compares what is said of an image with what was said of it, and mixup "
-            "and cutmix mix it with another; set data.augment.mixup and "
+            "dlb compares the outputs for an image with those of one step ago, and "
+            "mixup and cutmix mix it with another; set data.augment.mixup and "
             "data.augment.cutmix to 0"
         )
     alpha, temperature = config.alpha, config.temperature
@@ -122,8 +125,8 @@ def make(config: ConfigDict, context: Context) -> Method:
             {"cross_entropy": hard, "loss_weights": 1.0 + alpha},
         )
         value = value + alpha * metrics["distillation"]
-        said = jax.lax.stop_gradient(logits[half:]).astype(float)
-        method_state = {"logits": said, "index": index[half:]}
+        second = jax.lax.stop_gradient(logits[half:]).astype(float)
+        method_state = {"logits": second, "index": index[half:]}
         return value, (model_state, method_state, metrics | means)
 
     return Method(

@@ -9,8 +9,9 @@ from introspect_jax.methods.base import (
     Context,
     Method,
     averaged,
+    by_name,
     forward,
-    predict_network,
+    predict_named,
 )
 from introspect_jax.models import init_variables
 from introspect_jax.objectives.losses import (
@@ -64,11 +65,7 @@ def make(config: ConfigDict, context: Context) -> Method:
             name: init_variables(context.model, context.image_shape, k)
             for name, k in zip(names, keys, strict=True)
         }
-        return (
-            {n: m[0] for n, m in made.items()},
-            {n: m[1] for n, m in made.items()},
-            {},
-        )
+        return by_name(made)
 
     def loss(params, model_state, method_state, batch, step, key):
         del step
@@ -105,7 +102,4 @@ def make(config: ConfigDict, context: Context) -> Method:
         model_state = {name: ran[name][1] for name in names}
         return value, (model_state, method_state, metrics)
 
-    def predict(params, model_state, method_state):
-        return predict_network(params[names[0]], model_state[names[0]], method_state)
-
-    return Method(init, loss, predict, context.model)
+    return Method(init, loss, predict_named(names[0]), context.model)

@@ -15,6 +15,7 @@ from introspect_jax.methods.introspective_sources import (
     explanation_config,
 )
 from introspect_jax.models import offers
+from introspect_jax.models.protocol import map_shape
 from introspect_jax.objectives.components import COMPONENTS, PERMUTATIONS
 from introspect_jax.objectives.targets import SUPPORTS
 from introspect_jax.options import check_choice, check_range
@@ -55,8 +56,10 @@ def default_config() -> ConfigDict:
     costs what the source costs. `entropy_matching` is `"example"` (a temperature for
     each example), `"batch"` (one at which the mean entropy is the mean wanted one; of
     each part, where a batch is taken in parts), or `"running"` (the running geometric
-    mean of that temperature over the steps before). Where the entropy cannot be
-    reached, the nearest is taken, and the metric `entropy_unreached` counts it.
+    mean of that temperature over the steps before; the first step, or each of its
+    parts, has its own). Where the entropy cannot be reached, the nearest is taken, and
+    the metric `entropy_unreached` counts it; with `"running"` it counts the batches
+    that no temperature would bring there, and the entropy follows with a lag.
 
     Controls: `component` selects the part of the target that is used, see
     `objectives.components.COMPONENTS`. `permuted` shuffles the similarities among the
@@ -162,6 +165,14 @@ def check_context(config: ConfigDict, context: Context) -> None:
             f"{covered} classes has at most log({covered}) = {math.log(covered):.3f} "
             "nats"
         )
+    if "covariance" in sources_of(config):
+        height, width, _ = map_shape(context.model, context.image_shape)
+        if height * width == 1:
+            raise UserError(
+                f"{PREFIX}source=covariance: the last maps of the network have one "
+                "position, which does not vary over space; choose another network, or "
+                "larger images"
+            )
     if "own_logits" in sources_of(config) and not offers(context.model, "last_layer"):
         logging.warning(
             "%ssource=own_logits: the network has no 'last_layer', so the bias of its "

@@ -27,15 +27,17 @@ SOURCE = (
     "Hoffman, Roberts and Yaida, Robust Learning with Jacobian Regularization, 2019 "
     "(arXiv 1908.02729)"
 )
-EXACT = -1
+ALL_CLASSES = -1
 
 
 def default_config() -> ConfigDict:
     """`weight` l of `CE + l / 2 |J|^2`, J = dz/dx, and:
 
     * `projections`: random unit vectors of each example and step, from which `|J|^2` is
-      estimated without bias; -1 takes all classes instead, and is exact. All are pulled
-      back at once, which takes the memory of as many backward passes.
+      estimated without bias; -1 takes all classes instead, with random signs. That is
+      exact where examples are independent; where batch statistics connect them, it is
+      an estimate as well, without bias. All are pulled back at once, which takes the
+      memory of as many backward passes.
 
     x is the normalised image, and the pass is the one of the cross entropy, in train
     mode (`objectives.losses.squared_jacobian` says what batch statistics add). Defaults
@@ -47,9 +49,9 @@ def default_config() -> ConfigDict:
 def check(config: ConfigDict) -> None:
     """Raises a UserError if an option is out of range."""
     check_range("method.jacobian.", config, weight=(0, float("inf"), "[)"))
-    if config.projections < 1 and config.projections != EXACT:
+    if config.projections < 1 and config.projections != ALL_CLASSES:
         raise UserError(
-            "method.jacobian.projections must be at least 1, or -1 for the exact norm, "
+            "method.jacobian.projections must be at least 1, or -1 for all classes, "
             f"got {config.projections}"
         )
 
@@ -65,7 +67,7 @@ def make(config: ConfigDict, context: Context) -> Method:
     if count >= context.num_classes:
         raise UserError(
             f"method.jacobian.projections is {count}, and the data have "
-            f"{context.num_classes} classes: -1 is exact at the cost of as many"
+            f"{context.num_classes} classes: -1 takes these, at the cost of as many"
         )
 
     def loss(params, model_state, method_state, batch, step, key):
@@ -101,7 +103,10 @@ def directions(
     count: int, shape: tuple[int, ...], index: jax.Array, key: jax.Array
 ) -> jax.Array:
     """Unit vectors `[count, batch, classes]`, uniform on the sphere, drawn for each
-    example; for `EXACT`, the rows of the identity for all of them.
+    example; for `ALL_CLASSES`, the rows of the identity with random signs.
+
+    Without the signs the derivative of a sum over the batch would be left where batch
+    statistics connect the examples: almost nothing behind a batch normalisation.
 
     Args:
       count: Number of vectors of an example.
@@ -109,10 +114,11 @@ def directions(
       index: `[batch]`, identifies the examples.
       key: Random key.
     """
-    batch, classes = shape
-    if count == EXACT:
-        return jnp.broadcast_to(jnp.eye(classes)[:, None], (classes, batch, classes))
+    _, classes = shape
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+    if count == ALL_CLASSES:
+        draw = jax.vmap(lambda k: jax.random.rademacher(k, (classes,)), out_axes=1)
+        return jnp.eye(classes)[:, None] * draw(keys)[..., None]
     normal = jax.vmap(lambda k: jax.random.normal(k, (count, classes)), out_axes=1)
     vectors = normal(keys)
     return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)

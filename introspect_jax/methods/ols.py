@@ -61,7 +61,7 @@ def make(config: ConfigDict, context: Context) -> Method:
     check(config)
     if context.mixes_examples:
         raise UserError(
-            "ols takes the mean of what is said of the images of a class, which mixup "
+            "ols takes the mean of the outputs for the images of a class, which mixup "
             "and cutmix mix; set data.augment.mixup and data.augment.cutmix to 0"
         )
     classes, alpha = context.num_classes, config.alpha

@@ -9,8 +9,9 @@ from introspect_jax.methods.base import (
     Context,
     Method,
     averaged,
+    by_name,
     forward,
-    predict_network,
+    predict_named,
 )
 from introspect_jax.models import init_variables
 from introspect_jax.models.classifier import batch_norm
@@ -83,11 +84,7 @@ def make(config: ConfigDict, context: Context) -> Method:
                 context.model, shared, jax.random.fold_in(key, i), "last_stage"
             )
         made["gate"] = init_variables(gate, shared, jax.random.fold_in(key, 0))
-        return (
-            {name: params for name, (params, _) in made.items()},
-            {name: state for name, (_, state) in made.items()},
-            {},
-        )
+        return by_name(made)
 
     def loss(params, model_state, method_state, batch, step, key):
         labels, state = batch["label"], dict(model_state)
@@ -124,10 +121,7 @@ def make(config: ConfigDict, context: Context) -> Method:
         )
         return value, (state, method_state, metrics)
 
-    def predict(params, model_state, method_state):
-        return predict_network(params["network"], model_state["network"], method_state)
-
-    return Method(init, loss, predict, context.model)
+    return Method(init, loss, predict_named("network"), context.model)
 
 
 def ramp(step: jax.Array | int, ramp_steps: float) -> jax.Array:

@@ -111,7 +111,11 @@ class Classifier(nn.Module):
     @property
     def lacks(self) -> tuple[str, ...]:
         """Optional methods that it cannot offer, see `models.protocol.offers`."""
-        return () if getattr(self.backbone, "num_stages", 1) > 1 else STAGED
+        if getattr(self.backbone, "num_stages", 1) > 1:
+            return ()
+        # A subclass may have its own.
+        own = type(self)
+        return tuple(n for n in STAGED if getattr(own, n) is getattr(Classifier, n))
 
     def maps(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Last feature maps `[batch, h, w, d]`."""

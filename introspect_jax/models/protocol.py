@@ -4,7 +4,8 @@ A network is called as `(images, train)` and returns logits `[batch, classes]`. 
 following methods are optional; code that needs one that is missing raises an error:
 
 `maps(images, train)`: the last feature maps `[batch, h, w, d]`, and `classify(maps)`,
-    their logits (for Grad-CAM);
+    their logits, in training as in evaluation (for Grad-CAM, and for methods that
+    compare maps);
 `features(images, train)`: the inputs `[batch, d]` of the last linear layer, and
     `last_layer(variables)`, its kernel `[d, classes]` and bias `[classes]` (for norms
     by the last layer; weight rows need the kernel only);
@@ -141,7 +142,31 @@ def stage_shapes(
         variables = {"params": params, **state}
         return model.apply(variables, images, train=False, method="stages")
 
-    return [maps.shape[1:] for maps in jax.eval_shape(stages, jax.random.key(0))]
+    shapes = [maps.shape for maps in jax.eval_shape(stages, jax.random.key(0))]
+    if len(shapes) < 2 or any(len(shape) != 4 for shape in shapes):
+        raise UserError(
+            f"'stages' of the network must return the maps [batch, h, w, d] after each "
+            f"of at least two stages, which {for_what} needs; it returned the shapes "
+            f"{[list(shape) for shape in shapes]}"
+        )
+    return [shape[1:] for shape in shapes]
+
+
+def map_shape(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape `(h, w, d)` of the last feature maps. Only shapes are computed.
+
+    Args:
+      model: Network with `maps`.
+      image_shape: Shape `(h, w, c)` of its inputs.
+    """
+
+    def maps(key: jax.Array) -> Any:
+        params, state = init_variables(model, image_shape, key)
+        images = jnp.zeros((1, *image_shape), jnp.float32)
+        return make_maps_fn(model, {"params": params, **state})(images)
+
+    shape: tuple[int, ...] = jax.eval_shape(maps, jax.random.key(0)).shape[1:]
+    return shape
 
 
 def init_variables(

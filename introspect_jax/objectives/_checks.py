@@ -76,6 +76,11 @@ def checked_temperature(
     Raises:
       ValueError: not above 0 or not finite, where it is known.
     """
+    if batch is not None and jnp.ndim(value) == 1 and jnp.size(value) not in (1, batch):
+        raise ValueError(
+            f"{name} must be a single number or [{batch}], got "
+            f"{describe(jnp.asarray(value))}"
+        )
     if batch is not None and jnp.shape(value) == (batch,):
         array, known = jnp.asarray(value).astype(dtype)[:, None], concrete(value)
         if known is not None:  # NaN is that of an example, and to be seen in its result

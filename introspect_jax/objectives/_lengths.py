@@ -51,8 +51,9 @@ def squared_jacobian(
 
     If the logits of an example depend on other examples of the batch (batch statistics
     in train mode), the derivative with respect to its image is that of `v^T z` summed
-    over the batch. With random vectors, which are independent, the share of the others
-    vanishes as the batch grows; with the rows of the identity it does not.
+    over the batch. With random vectors that are independent and have the mean 0, the
+    mean is the sum over the examples j of `|dz_j / dx_i|^2`; the rows of the identity
+    need random signs for that.
 
     Args:
       pull: Function from cotangents `[batch, classes]` to those of the inputs

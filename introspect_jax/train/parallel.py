@@ -82,10 +82,12 @@ class Global:
     Attributes:
       mesh: The devices.
       arguments: What a step needs in its batch beside the examples.
+      divides: Not empty once `by_device` divided something of a traced step.
     """
 
     mesh: Mesh
     arguments: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    divides: list[bool] = dataclasses.field(default_factory=list)
 
     def shared(self, part_of: PartOf) -> Callable[[PyTree, Batch], Part]:
         """`(state, batch) -> Part` of the whole batch."""
@@ -107,9 +109,14 @@ class Global:
         if self.mesh.size == 1:
             return function
         whole, divided = PartitionSpec(), PartitionSpec(AXIS)
-        # Rows are not differentiated on their own, so what varies need not be known.
+
+        def on_device(rows: PyTree, common: PyTree) -> PyTree:
+            with cpu.divided_among(1):
+                return function(rows, common)
+
+        # Networks with loops would have to say what varies by device.
         shared = jax.shard_map(
-            function,
+            on_device,
             mesh=self.mesh,
             in_specs=(divided, whole),
             out_specs=divided,
@@ -118,7 +125,10 @@ class Global:
 
         def by_rows(rows: PyTree, common: PyTree) -> PyTree:
             count = len(jax.tree.leaves(rows)[0])
-            return (function if count % self.mesh.size else shared)(rows, common)
+            if count % self.mesh.size:
+                return function(rows, common)
+            self.divides.append(True)
+            return shared(rows, common)
 
         return by_rows
 

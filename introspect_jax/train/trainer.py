@@ -58,6 +58,8 @@ class Trainer:
     evaluator: Evaluator
     parallel: Global
     train_step: Any  # a jitted function has `lower`, which no type says
+    # Makes the same step without `Context.by_device`.
+    undivided_step: Callable[[], Any]
 
     def batches(self, constants: PyTree, start: int = 0) -> Iterator[Batch]:
         """Yields the batches of the steps from `start` to the last of the run."""
@@ -121,7 +123,11 @@ class Trainer:
         if loops and jax.default_backend() != "cpu":
             # They are loops there, which are counted as one turn.
             return lowered.compile(), None
-        return lowered.compile(), self.parallel.flops(lowered)
+        counted = lowered
+        if self.parallel.divides:
+            # What is divided by `shard_map` would be counted for one device.
+            counted = self.undivided_step().lower(state, batch)
+        return lowered.compile(), self.parallel.flops(counted)
 
     def check_independent(self, state: TrainState) -> None:
         """Raises a UserError if the network mixes the examples of a batch or its
@@ -208,18 +214,22 @@ def build(
         threads,
         {"seed": np.asarray(config.seed, np.uint32), **parallel.arguments},
     )
-    step = make_train_step(
-        method,
-        optimizer,
-        schedule,
-        config,
-        num_classes=dataset.num_classes,
-        preprocess=preprocess,
-        parallel=parallel,
-        steps_per_epoch=order.steps_per_epoch,
-        unit=len(loader.positions(0)) // config.batch_size,
-    )
     everywhere = replicated(parallel.mesh)
+
+    def step_of(method: Method) -> Any:
+        step = make_train_step(
+            method,
+            optimizer,
+            schedule,
+            config,
+            num_classes=dataset.num_classes,
+            preprocess=preprocess,
+            parallel=parallel,
+            steps_per_epoch=order.steps_per_epoch,
+            unit=len(loader.positions(0)) // config.batch_size,
+        )
+        return cpu.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere))
+
     evaluator = Evaluator(
         method.model, preprocess, parallel.mesh, config.eval_batch_size, threads
     )
@@ -231,7 +241,12 @@ def build(
         loader,
         evaluator,
         parallel,
-        cpu.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere)),
+        step_of(method),
+        lambda: step_of(
+            methods.make(
+                config.method, dataclasses.replace(context, by_device=lambda f: f)
+            )
+        ),
     )
 
 

@@ -4,7 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from studies.comparison import mean_interval, paired_difference
-from studies.pages.tables import Columns, difference, percent, plain, to_markdown
+from studies.pages.tables import (
+    Columns,
+    difference,
+    percent,
+    plain,
+    to_markdown,
+    unranked,
+)
 
 Row = dict[str, Any]
 Part = dict[str, Any]
@@ -129,7 +136,8 @@ def _contrasts(part: Part, *, scaled: bool) -> str:
     rows = [
         [f"{c['first']} - {c['second']}"]
         + [
-            difference(c.get(f"{name}_difference"), scale, digits) or _UNKNOWN
+            (difference(c.get(f"{name}_difference"), scale, digits) or _UNKNOWN)
+            + unranked(c, name)
             for name, scale, digits in compared.values()
         ]
         for c in part["contrasts"]

@@ -132,15 +132,23 @@ def _check_device(
         )
 
 
+def without_folders(recorded: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The record of a teacher, and of its own teachers, with ids instead of folders."""
+    if not recorded:
+        return None
+    teacher = dict(recorded)
+    teacher["id"] = epath.Path(teacher.pop("workdir")).name.rpartition("-")[2]
+    if "teacher" in teacher:
+        teacher["teacher"] = without_folders(teacher["teacher"])
+    return teacher
+
+
 def _record(
     study: dict[str, Any], entry: dict[str, Any], folder: epath.Path
 ) -> dict[str, Any]:
     """The record of a run, without names of local folders."""
     summary = read_json(folder / "summary.json", "test", "device")
-    if summary.get("teacher"):
-        teacher = dict(summary["teacher"])
-        teacher["id"] = epath.Path(teacher.pop("workdir")).name.rpartition("-")[2]
-        summary["teacher"] = teacher
+    summary["teacher"] = without_folders(summary.get("teacher"))
     steps = ("total_steps", "log_steps", "eval_steps")
     config = read_json(folder / "config.json", *steps)
     # A run that was stopped on the way has records in between, of fewer steps.

@@ -8,7 +8,7 @@ from introspect_jax.train.files import write_text
 from studies.pages.collect import Collected, collect
 from studies.pages.page import device_words
 from studies.pages.statistics import summarise
-from studies.pages.tables import difference, p_value, ratio, to_markdown
+from studies.pages.tables import difference, p_value, ratio, to_markdown, unranked
 
 
 def write_index(results: str) -> str:
@@ -72,8 +72,7 @@ def _table(part: dict[str, Any]) -> str:
             difference(row.get("top1_difference")),
             p_value(row.get("top1_p_holm")),
             difference(row.get("nll_difference"), 1, 3),
-            difference(row.get("ece_difference"))
-            + (" (both at the floor)" if "ece" in row.get("unranked", ()) else ""),
+            difference(row.get("ece_difference")) + unranked(row, "ece"),
             ratio(row["flops_per_step_ratio"]),
         ]
         for row in part["rows"]

@@ -229,7 +229,8 @@ def device_words(device: dict[str, Any]) -> str:
     """Of a summary's `device`: `1 of 2 CPU cores`, or `1 NVIDIA H200`."""
     if device["platform"] == "cpu":
         return f"{device['cpus_used']} of {device['host_cpus']} CPU cores"
-    return f"{device['count']} {device['kind']}"
+    shared = ", shared by several runs at a time" if device.get("shared") else ""
+    return f"{device['count']} {device['kind']}{shared}"
 
 
 def _tuning(study: dict[str, Any]) -> str:

@@ -136,6 +136,11 @@ def _cost(runs: dict[int, Row], baseline: dict[int, Row]) -> Row:
     for name in ("flops_per_step", "step_seconds"):
         own, base = costs(runs, name), costs(baseline, name)
         alike = all(c and max(c) <= ALIKE * min(c) for c in (own, base))
+        if name == "step_seconds" and any(
+            record["summary"].get("device", {}).get("shared")
+            for record in (*runs.values(), *baseline.values())
+        ):
+            alike = False  # what else ran then is not known
         ratios[f"{name}_ratio"] = min(own) / min(base) if alike else math.nan
     return ratios
 

@@ -110,6 +110,11 @@ def best_markdown(part: Part) -> str:
     return to_markdown(headings, rows)
 
 
+def unranked(pair: Row, ece: str) -> str:
+    """What stands after a difference of ECEs that says nothing."""
+    return " (both at the floor)" if ece in pair.get("unranked", ()) else ""
+
+
 def contrasts_markdown(part: Part) -> str:
     """The table of the contrasts of the study."""
     rows = [
@@ -118,7 +123,7 @@ def contrasts_markdown(part: Part) -> str:
             difference(c["top1_difference"]),
             p_value(c["top1_p_holm"]),
             difference(c["nll_difference"], 1, 3),
-            difference(c["ece_difference"]),
+            difference(c["ece_difference"]) + unranked(c, "ece"),
         ]
         for c in part["contrasts"]
     ]

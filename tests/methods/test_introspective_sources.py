@@ -214,3 +214,8 @@ def test_one_temperature_for_the_batch_and_its_running_mean():
 def test_options_out_of_range(options, says):
     with pytest.raises(UserError, match=says):
         make("introspective", **options)
+
+
+def test_maps_of_one_position_have_no_covariance():
+    with pytest.raises(UserError, match="the last maps of the network have one"):
+        make("introspective", source="covariance", given={"image_shape": (4, 4, 1)})

@@ -65,6 +65,30 @@ def test_the_mean_of_the_estimate_is_the_exact_norm():
     assert not np.allclose(estimate(drawn[:1]), wanted, rtol=0.05)
 
 
+@pytest.mark.usefixtures("x64")
+def test_all_classes_are_right_on_average_where_examples_are_connected():
+    """The squares of what all logits of the batch change by an image, by the whole
+    Jacobian of a network with a batch normalisation in train mode."""
+    method, params, _, given = made("jacobian", Smooth(norm=True))
+    _, state, _ = method.init(jax.random.key(1))
+    images = given["image"]
+
+    def logits_of(x):
+        variables = {"params": params, **state}
+        return method.model.apply(variables, x, train=True, mutable="batch_stats")[0]
+
+    whole = jax.jit(jax.jacobian(logits_of))(images)
+    wanted = (np.asarray(whole).reshape(8, CLASSES, 8, -1) ** 2).sum((0, 1, 3))
+    _, pullback = jax.vjp(logits_of, images)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    drawn = jax.vmap(lambda k: directions(-1, (8, CLASSES), given["index"], k))(keys)
+    drawn = drawn.reshape(-1, 8, CLASSES).astype("f8")
+    estimate = jax.jit(lambda v: squared_jacobian(lambda c: pullback(c)[0], v))
+    np.testing.assert_allclose(estimate(drawn), wanted, rtol=0.1)
+    plain = jnp.broadcast_to(jnp.eye(CLASSES)[:, None], (CLASSES, 8, CLASSES))
+    assert (np.asarray(estimate(plain.astype("f8"))) < 0.8 * wanted).any()
+
+
 def test_vectors_are_of_the_example_not_of_its_place():
     index = jnp.array([3, 9, 4])
     found = directions(2, (3, CLASSES), index, jax.random.key(0))
@@ -77,8 +101,8 @@ def test_vectors_are_of_the_example_not_of_its_place():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"projections": 0}, "at least 1, or -1 for the exact norm, got 0"),
-        ({"projections": 4}, "is 4, and the data have 4 classes: -1 is exact"),
+        ({"projections": 0}, "at least 1, or -1 for all classes, got 0"),
+        ({"projections": 4}, "is 4, and the data have 4 classes: -1 takes"),
         ({"weight": -0.1}, r"weight must lie in \[0, inf\)"),
     ],
 )

@@ -118,6 +118,20 @@ def test_it_is_by_its_formula():
     np.testing.assert_allclose(after["sums"], 1 + sums / 8, rtol=1e-5)
 
 
+def test_the_first_step_of_an_epoch_takes_the_means():
+    method = make("ols", alpha=0.7)
+    params, model_state, _ = method.init(jax.random.key(1))
+    sums = np.random.RandomState(0).dirichlet(np.ones(4), 4).astype("f4")
+    states = params, model_state, {"rows": jnp.full((4, 4), 0.25), "sums": 3 * sums}
+    value, (_, after, _) = loss(method, step=10, states=states)  # 10 steps an epoch
+    labels, logs = batch(method)["label"], log_probs(method, images())
+    wanted = 0.7 * ce(labels, logs) + 0.3 * ce(labels @ sums, logs)
+    np.testing.assert_allclose(value, wanted.mean(), rtol=1e-5)
+    np.testing.assert_allclose(after["rows"], sums, rtol=1e-5)
+    counted = np.asarray(correct_sums(logs, labels)) / 8
+    np.testing.assert_allclose(after["sums"], counted, rtol=1e-5)
+
+
 def test_alpha_of_one_is_standard_training():
     np.testing.assert_allclose(
         loss(make("ols", alpha=1.0))[0], loss(make("standard"))[0], rtol=1e-6

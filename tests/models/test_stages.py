@@ -120,3 +120,33 @@ def test_who_has_stages():
     ) as error:
         stage_shapes(Classifier(Flat(), 3), (8, 8, 1), "byot")
     assert "\n" not in str(error.value)
+
+
+class OneMap(nn.Module):
+    """A network whose stages are none."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(3)(x.mean((1, 2)))
+
+    def stages(self, x, train=False):
+        return (x,)
+
+
+def test_stages_that_are_none():
+    with pytest.raises(
+        UserError, match=r"at least two stages, which one needs; .* \[\[1, 8, 8, 1\]\]$"
+    ):
+        stage_shapes(OneMap(), (8, 8, 1), "one")
+
+
+class OwnStages(Classifier):
+    """A classifier that defines itself what its stages are."""
+
+    def stages(self, images, train=False):
+        return (images, self.maps(images, train))
+
+
+def test_a_subclass_may_have_stages_of_its_own():
+    assert models.offers(OwnStages(Flat(), 3), "stages")
+    assert not models.offers(OwnStages(Flat(), 3), "trunk")

@@ -34,6 +34,8 @@ TEMPERATURES = {
         "temperature",
         lambda t: targets.similarity_target(SCORES, LABELS, temperature=t),
     ),
+    "tckd": ("temperature", lambda t: losses.tckd(LOGITS, LABELS, TEACHER, t)),
+    "nckd": ("temperature", lambda t: losses.nckd(LOGITS, LABELS, TEACHER, t)),
     "teacher_target": ("temperature", lambda t: teacher_target(TEACHER, t)),
     "virtual_teacher": (
         "temperature",
@@ -59,7 +61,8 @@ def test_temperatures_that_are_not_above_0(name):
             call(bad)
     with pytest.raises(ValueError, match=f"^{argument} must be finite, got inf"):
         call(float("inf"))
-    with pytest.raises(ValueError, match=f"^{argument} must be a single number, got "):
+    several = rf"^{argument} must be a single number(, got | or \[\d\], got )"
+    with pytest.raises(ValueError, match=several):
         call(np.ones(3, "f4"))
     # A known temperature is refused in a program too.
     with pytest.raises(ValueError, match=f"^{argument} must be above 0"):

@@ -16,7 +16,7 @@ from introspect_jax.errors import UserError
 from studies import Study, chain, point, sweep
 from studies.design import base_config, with_fields
 from studies.pages import page, statistics, tables
-from studies.pages.collect import collect
+from studies.pages.collect import collect, without_folders
 from studies.pages.command import report
 from studies.pages.index import write_index
 from studies.plan import Planner
@@ -333,3 +333,15 @@ def test_index_of_all_studies(written, tmp_path):
     assert tables.difference(row["top1_difference"]) in text
     with pytest.raises(UserError, match="has no results"):
         write_index(str(tmp_path / "nowhere"))
+
+
+def test_no_local_folder_of_any_teacher_is_in_a_record():
+    """A teacher may have a teacher."""
+    first = {"workdir": "/home/me/fast-11111111", "seconds": 1.0}
+    second = {"workdir": "/home/me/fast-22222222", "seconds": 2.0, "teacher": first}
+    assert without_folders(second) == {
+        "id": "22222222",
+        "seconds": 2.0,
+        "teacher": {"id": "11111111", "seconds": 1.0},
+    }
+    assert without_folders(None) is None

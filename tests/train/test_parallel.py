@@ -244,20 +244,45 @@ def test_rows_of_this_process():
     np.testing.assert_array_equal(rows_here(mesh, 12), np.arange(12))
 
 
+SEVERAL = {
+    "method.introspective.similarity": "cosine",
+    "method.introspective.ramp_up": 0.0,
+}
+
+
 @pytest.mark.fused
 def test_devices_divide_the_explanations_of_all_classes(experiment):
-    """The compiler alone would compute them on every device for the whole batch."""
-    options = {
-        "method.introspective.similarity": "cosine",
-        "method.introspective.ramp_up": 0.0,
-    }
+    """The compiler alone would compute them on every device for the whole batch. What
+    is logged are the FLOPs of all devices."""
     found = {}
     for devices in (1, 4):
-        made = experiment(devices, **options)
+        made = experiment(devices, **SEVERAL)
         state, batches = made.init_state(), made.batches(0)
-        step = made.train_step.lower(state, next(batches)).compile()
-        flops = devices * step.cost_analysis()["flops"]
+        step, logged = made.compile(state, next(batches))
         _, metrics = step(state, next(batches))
-        found[devices] = flops, metrics
+        found[devices] = devices * step.cost_analysis()["flops"], logged, metrics
     assert found[4][0] < 1.2 * found[1][0]
-    close(found[1][1], found[4][1])
+    assert found[4][1] == pytest.approx(found[1][1], rel=0.02)
+    close(found[1][2], found[4][2])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    slow_but(
+        ["stop_gradient=False"],
+        [
+            "stop_gradient=False",
+            "explain_every=2",
+            "explain_every=3",
+            "norms=probes:2",
+            "accumulation_steps=2",
+        ],
+    ),
+)
+def test_explanations_are_the_same_on_any_number_of_devices(experiment, changes):
+    name, _, value = changes.partition("=")
+    field = name if name == "accumulation_steps" else f"method.introspective.{name}"
+    value = {"False": False}.get(value, int(value) if value.isdecimal() else value)
+    options = SEVERAL | {field: value}
+    one, four = (steps(experiment(n, **options), 2)[0] for n in (1, 4))
+    close((one.params, one.model_state), (four.params, four.model_state))
