@@ -2,11 +2,11 @@
 
     python benchmarks/method_cost.py --json=FILE
 
-Whole training steps of ResNet-20 on 32x32 images as in `step_cost.py`, each method with
-its defaults, and `standard` with mixup and with CutMix, in one process. FLOPs and
-temporary memory are the compiler's own analysis; times are medians of the ratios of
-steps taken in turn. A teacher is the student's network; what its own training costs is
-not in its students' steps.
+Whole training steps of ResNet-20 on 32x32 images as in `step_cost.py`, in one process:
+each method with its defaults, `introspective` with other sources of similarity too, and
+`standard` with mixup and with CutMix. FLOPs and temporary memory are the compiler's own
+analysis; times are medians of the ratios of steps taken in turn. A teacher is the
+student's network; what its own training costs is not in its students' steps.
 """
 
 import pathlib
@@ -15,11 +15,11 @@ from collections.abc import Iterator
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import app, flags, logging
-from step_cost import Step
-from timing import free_bytes, median_ratio, random_dataset, record, show, take_turns
+from absl import app, flags
+from step_cost import Step, measure_all, times
+from timing import free_bytes, median_ratio, random_dataset, show, take_turns
 
-from introspect_jax import cpu, methods
+from introspect_jax import methods
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("methods", [], "By default all.")
@@ -31,11 +31,19 @@ MIXED = {
     "mixup": STANDARD | {"data.augment.mixup": 1.0},
     "cutmix": STANDARD | {"data.augment.cutmix": 1.0},
 }
+# Of the method `introspective`, whose default is the gradient.
+SOURCES = {
+    "introspective (Grad-CAM)": {"method.introspective.explanation": "grad_cam"},
+    "introspective (own logits)": {"method.introspective.source": "own_logits"},
+    "introspective (covariance)": {"method.introspective.source": "covariance"},
+    "introspective (weight rows)": {"method.introspective.source": "weight_rows"},
+}
 
 
 def variants() -> dict[str, dict]:
     """Name -> changed config fields of every method, `standard` first."""
-    named = {name: {"method.name": name} for name in methods.modules()} | MIXED
+    named = {name: {"method.name": name} for name in methods.modules()}
+    named |= SOURCES | MIXED
     chosen = FLAGS.methods or list(named)
     return {"standard": STANDARD} | {name: named[name] for name in chosen}
 
@@ -66,41 +74,16 @@ def measure(classes: int) -> Iterator[dict]:
 
 
 def show_rows(rows: list[dict]) -> None:
-    lines = [
-        (
-            str(row["classes"]),
-            row["method"],
-            f"{row['flops_ratio']:.2f}x",
-            "no room" if row["time_ratio"] is None else f"{row['time_ratio']:.2f}x",
-            f"{row['temp_bytes_ratio']:.2f}x",
-        )
-        for row in rows
-    ]
+    ratios = ("flops_ratio", "time_ratio", "temp_bytes_ratio")
     show(
         f"{FLAGS.model}, batch {FLAGS.batch_size}: ratios to standard",
         ("classes", "method<", "FLOPs", "time", "memory"),
-        lines,
+        [
+            (str(row["classes"]), row["method"], *(times(row[name]) for name in ratios))
+            for row in rows
+        ],
     )
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
-    if FLAGS.fast_cpu:
-        cpu.switch_on()
-    rows = []
-    for classes in FLAGS.classes:
-        for row in measure(int(classes)):
-            rows.append(row)
-            # Now, not at the end: what is known stays if the process is stopped.
-            record(
-                FLAGS.json,
-                rows,
-                model=FLAGS.model,
-                batch_size=FLAGS.batch_size,
-                dtype=FLAGS.dtype,
-            )
-    show_rows(rows)
-
-
 if __name__ == "__main__":
-    app.run(main)
+    app.run(lambda _: show_rows(measure_all(measure)))

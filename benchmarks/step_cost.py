@@ -12,7 +12,7 @@ from standard training with the same normalisation.
 
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -147,14 +147,19 @@ def measure(classes: int) -> Iterator[dict]:
         }
 
 
+def times(ratio: float | None) -> str:
+    """A ratio in a table; None is that of a step that was not run."""
+    return "no room" if ratio is None else f"{ratio:.2f}x"
+
+
 def show_rows(rows: list[dict]) -> None:
     lines = [
         (
             str(row["classes"]),
             row["variant"],
-            f"{row['flops_ratio']:.2f}x",
-            "no room" if row["time_ratio"] is None else f"{row['time_ratio']:.2f}x",
-            f"{row['temp_bytes_ratio']:.2f}x",
+            times(row["flops_ratio"]),
+            times(row["time_ratio"]),
+            times(row["temp_bytes_ratio"]),
             f"{row['temp_mib']:,.0f}",
             ""
             if row["study_top1_difference"] is None
@@ -169,7 +174,8 @@ def show_rows(rows: list[dict]) -> None:
     )
 
 
-def main(_):
+def measure_all(measure: Callable[[int], Iterator[dict]]) -> list[dict]:
+    """The rows of `measure` for each number of classes, recorded as they come."""
     logging.set_verbosity(logging.WARNING)
     if FLAGS.fast_cpu:
         cpu.switch_on()
@@ -185,8 +191,8 @@ def main(_):
                 batch_size=FLAGS.batch_size,
                 dtype=FLAGS.dtype,
             )
-    show_rows(rows)
+    return rows
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(lambda _: show_rows(measure_all(measure)))
