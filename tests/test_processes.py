@@ -109,6 +109,15 @@ def wait_for_step(workdir: pathlib.Path, step: int) -> None:
     raise AssertionError(f"step {step} was never logged")
 
 
+def wait_for_checkpoint(workdir: pathlib.Path) -> None:
+    """Returns when a checkpoint is there; steps may be quicker than their saving."""
+    for _ in range(3000):
+        if list((workdir / "checkpoints").glob("[0-9]*/commit_success.txt")):
+            return
+        time.sleep(0.1)
+    raise AssertionError("no checkpoint was ever saved")
+
+
 def summary(workdir: pathlib.Path) -> dict:
     return json.loads((workdir / "summary.json").read_text())
 
@@ -227,7 +236,7 @@ def test_a_process_that_dies_ends_the_other(tmp_path):
     fields = {"total_steps": 3000, "log_steps": 10, "checkpoint_steps": 20}
     fields["eval_steps"] = 3000
     two = Processes(tmp_path, "two", 2, **fields)
-    wait_for_step(tmp_path / "two", 30)
+    wait_for_checkpoint(tmp_path / "two")
     two.processes[1].send_signal(signal.SIGKILL)
     began = time.monotonic()
     codes = two.wait()
