@@ -16,8 +16,8 @@ from collections.abc import Iterator
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import app, flags
-from step_cost import Step, measure_all, times
-from timing import free_bytes, median_ratio, random_dataset, show, take_turns
+from step_cost import Step, against, measure_all, times
+from timing import random_dataset, show
 
 from introspect_jax import methods
 
@@ -53,24 +53,11 @@ def measure(classes: int) -> Iterator[dict]:
     dataset = random_dataset(classes, 32, 4 * FLAGS.batch_size)
     standard: Step | None = None
     for name, changes in variants().items():
-        step, ratio = Step(changes, dataset), None
+        step = Step(changes, dataset)
         if standard is None:
-            standard, ratio = step, 1.0
+            standard = step
             standard.warm_up()
-        elif step.temp_bytes < free_bytes():
-            step.warm_up()
-            taken = take_turns(
-                {"own": step, "standard": standard}, FLAGS.repeats, most_seconds=30
-            )
-            ratio = median_ratio(taken["own"], taken["standard"])
-        yield {
-            "method": name,
-            "classes": classes,
-            "flops_ratio": step.flops / standard.flops,
-            "time_ratio": ratio,
-            "temp_bytes_ratio": step.temp_bytes / standard.temp_bytes,
-            "gflops": step.flops / 1e9,
-        }
+        yield {"method": name, "classes": classes, **against(step, standard, 30)}
 
 
 def show_rows(rows: list[dict]) -> None:

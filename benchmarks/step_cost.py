@@ -117,28 +117,37 @@ class Step:
         self()
 
 
+def against(step: Step, base: Step, most_seconds: float) -> dict[str, float | None]:
+    """Ratios of FLOPs, time and temporary memory to another step, which is warmed up,
+    and the FLOPs; the time is None if the step does not fit into the memory."""
+    time_ratio = 1.0 if step is base else None
+    if step is not base and step.temp_bytes < free_bytes():
+        step.warm_up()
+        taken = take_turns(
+            {"own": step, "base": base}, FLAGS.repeats, most_seconds=most_seconds
+        )
+        time_ratio = median_ratio(taken["own"], taken["base"])
+    return {
+        "flops_ratio": step.flops / base.flops,
+        "time_ratio": time_ratio,
+        "temp_bytes_ratio": step.temp_bytes / base.temp_bytes,
+        "gflops": step.flops / 1e9,
+    }
+
+
 def measure(classes: int) -> Iterator[dict]:
     """A row for each variant."""
     dataset = random_dataset(classes, 32, 2 * FLAGS.batch_size)
     standard, base, top1 = None, "", accuracies()
     for name, changes in VARIANTS.items():
-        step, time_ratio = Step(changes, dataset), None
+        step = Step(changes, dataset)
         if name in BASES:
-            standard, time_ratio, base = step, 1.0, name
+            standard, base = step, name
             standard.warm_up()
-        elif step.temp_bytes < free_bytes():
-            step.warm_up()
-            taken = take_turns(
-                {"own": step, "base": standard}, FLAGS.repeats, most_seconds=60
-            )
-            time_ratio = median_ratio(taken["own"], taken["base"])
         yield {
             "variant": name,
             "classes": classes,
-            "flops_ratio": step.flops / standard.flops,
-            "time_ratio": time_ratio,
-            "temp_bytes_ratio": step.temp_bytes / standard.temp_bytes,
-            "gflops": step.flops / 1e9,
+            **against(step, standard, 60),
             "temp_mib": step.temp_bytes / 2**20,
             "study_top1": top1.get(name),
             "study_top1_difference": (

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from introspect_jax import cpu, methods, models, optimizers
 from introspect_jax.data import augment
 from introspect_jax.data.batches import Order, padded_batches
-from introspect_jax.data.preprocess import make_preprocess
+from introspect_jax.data.preprocess import Preprocess, make_preprocess
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.explain.checks import check_independent
@@ -189,14 +189,7 @@ def build(
         train_labels=None
         if streams
         else (lambda: dataset.train.take(np.arange(examples))[1]),
-        train_images=lambda: (
-            (preprocess.crop(pixels[:count]), labels[:count])
-            for pixels, labels, count in padded_batches(
-                dataset.train,
-                config.eval_batch_size,
-                threads=config.data.read_threads,
-            )
-        ),
+        train_images=lambda: _train_images(config, dataset, preprocess),
         teacher=teacher,
         by_device=parallel.by_device,
     )
@@ -248,6 +241,16 @@ def build(
             )
         ),
     )
+
+
+def _train_images(
+    config: ConfigDict, dataset: Dataset, preprocess: Preprocess
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`Context.train_images`."""
+    for pixels, labels, count in padded_batches(
+        dataset.train, config.eval_batch_size, threads=config.data.read_threads
+    ):
+        yield preprocess.crop(pixels[:count]), labels[:count]
 
 
 def make_context(

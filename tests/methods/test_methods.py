@@ -114,6 +114,7 @@ def test_unknown_method():
     config = default_config()
     config.method.name = "introspection"
     with pytest.raises(
-        UserError, match=r"did you mean 'introspective'.*, ps_kd, .*stand"
+        UserError,
+        match=r"did you mean 'introspective'.*, ps_kd, saliency_guided, stand",
     ):
         methods.make(config.method, context())

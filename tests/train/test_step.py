@@ -55,6 +55,9 @@ LIKE_OTHERS = (
     "introspective, own logits",
     "introspective, covariance",
 )
+# Of the largest value of an array, between one device and eight; 1e-5 for the others.
+# Its classifiers normalise two channels.
+ROUNDING = {"byot": 2e-5}
 VARIANTS = {
     **{name: {} for name in modules()},
     "kd, permuted": {"method.kd.component": "permuted"},
@@ -100,7 +103,7 @@ def test_every_method_resumes_and_takes_any_number_of_devices(
     assert len(leaf.sharding.device_set) == 8
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         scale = max(float(np.abs(a).max()), 1e-3)
-        np.testing.assert_allclose(a, b, atol=2e-5 * scale)
+        np.testing.assert_allclose(a, b, atol=ROUNDING.get(variant, 1e-5) * scale)
 
 
 @pytest.mark.slow
@@ -119,7 +122,7 @@ def test_every_method_takes_a_batch_in_pieces_or_says_no(experiment, variant):
     eight, _ = steps(experiment(8, **config), 2)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         scale = max(float(np.abs(a).max()), 1e-3)
-        np.testing.assert_allclose(a, b, atol=2e-5 * scale)
+        np.testing.assert_allclose(a, b, atol=ROUNDING.get(variant, 1e-5) * scale)
 
 
 @pytest.mark.fused
