@@ -211,14 +211,14 @@ def _check_seeds(config: ConfigDict) -> None:
     if config.seed not in seeds:
         return
     if len(seeds) == 1:
-        said = f"method.teacher_seed and seed are both {config.seed}"
+        reason = f"method.teacher_seed and seed are both {config.seed}"
     else:
-        said = (
+        reason = (
             f"the teachers that are trained first have the seeds {min(seeds)} to "
             f"{max(seeds)}, and seed is {config.seed}"
         )
     raise UserError(
-        f"{said}: the teacher would start from the values and see the order of this "
+        f"{reason}: the teacher would start from the values and see the order of this "
         "run; choose another"
     )
 

@@ -25,8 +25,8 @@ def default_config() -> ConfigDict:
     * `labels`: whether the cross entropy with the labels is added (BAN+L).
 
     The gradient is that of `kd` with alpha = 1 and T = 1; the value differs by the
-    entropy of the teacher's outputs. Where generations differ is said by the fields
-    `method.teacher_*`, which are of all generations before the last.
+    entropy of the teacher's outputs. The fields `method.teacher_examples` and
+    `method.teacher_steps` apply to every generation before the last.
     """
     return ConfigDict({"generations": 1, "labels": False})
 

@@ -51,8 +51,8 @@ def default_config() -> ConfigDict:
     With `data.augment.flip=alternating` both views of an image have the same side, and
     the sides do not alternate from pass to pass: flips follow the epochs of steps.
 
-    `temperature` and `alpha` are those that descriptions of the paper name; the code
-    has no defaults.
+    `temperature` and `alpha` are from a second-hand description of the paper; the
+    released code has no defaults.
     """
     return ConfigDict({"alpha": 1.0, "temperature": 3.0})
 
