@@ -7,8 +7,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
-import jax
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -23,30 +21,24 @@ from introspect_jax.config import (
     with_new_values,
 )
 from introspect_jax.data.identity import Identity, differing_classes
-from introspect_jax.data.preprocess import Preprocess, make_preprocess
+from introspect_jax.data.preprocess import make_preprocess
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
-from introspect_jax.models import init_variables, make_logits_fn
 from introspect_jax.paths import absolute
 from introspect_jax.train.devices import make_mesh, sharing
 from introspect_jax.train.files import read_json
 from introspect_jax.train.restoring import Restorer
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.train.trainer import abstract_state, make_context
+from introspect_jax.trained import Trained
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained network with everything needed to use it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Trained):
+    """The trained network of a run.
 
-    Attributes:
+    Attributes, beside those of `Trained`:
       config: Of the run.
-      model: The network.
-      variables: Its variables as it is deployed.
-      preprocess: Pixels `[n, h, w, c]` as read -> its inputs.
-      class_names: `[classes]`.
-      image_shape: `(h, w, c)` of images as read.
-      dtype: Of images as read, `"uint8"` or `"float32"`.
       step: That the variables are of.
       state_sha256: Of the state that they are from.
       mesh: The devices that hold them.
@@ -54,12 +46,6 @@ class Run:
     """
 
     config: ConfigDict
-    model: nn.Module
-    variables: Any
-    preprocess: Preprocess
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    dtype: str
     step: int
     state_sha256: str
     mesh: Mesh
@@ -69,17 +55,6 @@ class Run:
     def dataset(self) -> Dataset:
         """The data that the network was trained on, read at first use."""
         return self.load_dataset()
-
-    def logits_fn(self, inputs: jax.Array) -> jax.Array:
-        """Logits `[n, classes]` of inputs `[n, h, w, c]`, in evaluation mode."""
-        return make_logits_fn(self.model, self.variables)(inputs)
-
-    def untrained(self, key: jax.Array) -> Any:
-        """Variables of the same network with new random values."""
-        size = (*self.preprocess.size, self.image_shape[2])
-        init = jax.jit(lambda key: init_variables(self.model, size, key))
-        params, state = init(key)
-        return {"params": params, **state}
 
 
 def load_config(path: str) -> ConfigDict:
@@ -244,17 +219,17 @@ def load(
         raise UserError(f"{path!r} has no checkpoint yet; let the run train further")
     state, meta = restored
     return Run(
-        config,
-        method.model,
-        deployed_variables(method, state),
-        preprocess,
-        names,
-        image_shape,
-        facts["dtype"],
-        int(state.step),
-        meta["state_sha256"],
-        mesh,
-        load_dataset,
+        model=method.model,
+        variables=deployed_variables(method, state),
+        preprocess=preprocess,
+        class_names=names,
+        image_shape=image_shape,
+        dtype=facts["dtype"],
+        config=config,
+        step=int(state.step),
+        state_sha256=meta["state_sha256"],
+        mesh=mesh,
+        load_dataset=load_dataset,
     )
 
 

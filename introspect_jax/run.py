@@ -216,15 +216,15 @@ def _trained(
     """Returns the trained network, for work that one process does alone."""
     alone = jax.process_count() > 1
     return restore.Run(
-        trainer.config,
-        trainer.method.model,
-        at_hand(variables),
-        trainer.evaluator.preprocess,
-        dataset.class_names,
-        dataset.image_shape,
-        dataset.describe()["dtype"],
-        trainer.config.total_steps,
-        result.state_sha256,
-        make_mesh({}, jax.local_devices()) if alone else trainer.parallel.mesh,
-        lambda: dataset,
+        model=trainer.method.model,
+        variables=at_hand(variables),
+        preprocess=trainer.evaluator.preprocess,
+        class_names=dataset.class_names,
+        image_shape=dataset.image_shape,
+        dtype=dataset.describe()["dtype"],
+        config=trainer.config,
+        step=trainer.config.total_steps,
+        state_sha256=result.state_sha256,
+        mesh=make_mesh({}, jax.local_devices()) if alone else trainer.parallel.mesh,
+        load_dataset=lambda: dataset,
     )

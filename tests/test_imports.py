@@ -36,7 +36,13 @@ ALLOWED = {
     | {"interrupts", "optimizers", "processes"},
     "config": {"binding", "data", "methods", "models", "optimizers", "options"}
     | {"train"},
-    "restore": {"config", "data", "methods", "models", "optimizers", "paths", "train"},
+    "trained": {"data", "models"},
+    "parameters": {"models", "paths", "train"},
+    "sidecar": {"data", "train"},
+    "pretrained": {"data", "models", "parameters", "paths", "sidecar", "trained"},
+    "export": {"machine", "models", "parameters", "paths", "restore", "sidecar"},
+    "restore": {"config", "data", "methods", "models", "optimizers", "paths", "train"}
+    | {"trained"},
     "report": {
         "binding",
         "cpu",
@@ -49,6 +55,7 @@ ALLOWED = {
         "processes",
         "restore",
         "train",
+        "trained",
     },
     "workdir": {"config", "paths", "processes", "train"},
     "writer": {"processes", "train"},

@@ -13,8 +13,18 @@ SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp")
 _NO_IMAGE = "it is not a PNG, JPEG, GIF or BMP, or it is empty or damaged"
 
 
+# How images are resized: name -> filter of Pillow.
+RESIZE = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
 def decode(
-    encoded: bytes, channels: int, size: tuple[int, int] | None = None
+    encoded: bytes,
+    channels: int,
+    size: tuple[int, int] | None = None,
+    resize: str = "bilinear",
 ) -> np.ndarray:
     """Decodes an image to uint8 `[h, w, channels]`; of an animation the first frame.
 
@@ -22,6 +32,7 @@ def decode(
       encoded: the file's content.
       channels: 3 (RGB) or 1 (grey levels).
       size: `(h, w)`, see `fit`; None keeps the image's own.
+      resize: a name of `RESIZE`.
 
     Raises:
       OSError: not an image, damaged, or unreasonably large.
@@ -37,7 +48,7 @@ def decode(
     except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise OSError(str(error)) from error
     if size:
-        converted = fit(converted, size)
+        converted = fit(converted, size, resize)
     array = np.asarray(converted, np.uint8)
     return array[..., None] if array.ndim == 2 else array
 
@@ -60,9 +71,11 @@ def check_header(file: BinaryIO, length: int) -> None:
         raise OSError(str(error)) from error
 
 
-def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def fit(
+    image: Image.Image, size: tuple[int, int], resize: str = "bilinear"
+) -> Image.Image:
     """Crops the largest centred region with the aspect of `size`, `(h, w)`, and resizes
-    it; shrinking averages pixels."""
+    it with a filter of `RESIZE`; shrinking averages pixels."""
     height, width = size
     if image.size == (width, height):
         return image
@@ -76,6 +89,6 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
     return image.resize(
         (width, height),
-        Image.Resampling.BILINEAR,
+        RESIZE[resize],
         box=(left, top, left + box_width, top + box_height),
     )

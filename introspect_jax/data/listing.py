@@ -64,15 +64,18 @@ def check_files(paths: Sequence[epath.Path]) -> None:
 
 
 def read_image(
-    path: epath.Path, channels: int, size: tuple[int, int] | None
+    path: epath.Path,
+    channels: int,
+    size: tuple[int, int] | None,
+    resize: str = "bilinear",
 ) -> np.ndarray:
-    """Reads and decodes one image.
+    """Reads and decodes one image, see `images.decode`.
 
     Raises:
       UserError: It cannot be read.
     """
     try:
-        return decode(path.read_bytes(), channels, size)
+        return decode(path.read_bytes(), channels, size, resize)
     except OSError as error:
         raise _unreadable(path, error) from error
 

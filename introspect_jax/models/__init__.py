@@ -46,6 +46,7 @@ __all__ = [
     "make_logits_fn",
     "make_maps_fn",
     "offers",
+    "options",
     "stage_shapes",
 ]
 
@@ -91,12 +92,22 @@ def from_config(config: ConfigDict, num_classes: int) -> nn.Module:
 def identity(config: ConfigDict) -> dict[str, Any]:
     """Returns the fields of `config.model` that define the network: without `dtype`,
     `remat` and the options of other networks."""
-    if is_import_path(config.name):
-        own, prefix = config.options, "options"
-    else:
-        prefix, _ = DOOR.get(config.name)
-        own = config[prefix]
+    prefix, own = _own_options(config)
     return {"name": config.name, **{f"{prefix}.{n}": v for n, v in own.items()}}
+
+
+def options(config: ConfigDict) -> dict[str, Any]:
+    """Returns the options with which `build` makes the network of `config.model`."""
+    _, own = _own_options(config)
+    return {"dtype": config.dtype, "remat": config.remat, **own}
+
+
+def _own_options(config: ConfigDict) -> tuple[str, dict[str, Any]]:
+    """Name and fields of the group of options of the network."""
+    if is_import_path(config.name):
+        return "options", dict(config.options)
+    file, _ = DOOR.get(config.name)
+    return file, dict(config[file])
 
 
 def build(name: str, num_classes: int, **options: Any) -> nn.Module:

@@ -1,6 +1,8 @@
 """Images with the predictions of a network and their explanations, for pictures."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,9 +12,15 @@ from introspect_jax import cpu
 from introspect_jax.binding import bind
 from introspect_jax.data.preprocess import displayed
 from introspect_jax.explain import class_similarity, explain_fn
+from introspect_jax.models import make_logits_fn
 from introspect_jax.restore import Run
+from introspect_jax.trained import Trained
 
 NEIGHBOURS = 3
+# Images that expected gradients take for baselines.
+_BASELINES = 64
+# Pixels of a batch, which bound its memory: 64 images of 64x64, 5 of 224x224.
+_BATCH_PIXELS = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +31,8 @@ class Explained:
       pixels: Uint8 `[images, h, w, c]`, as the network sees them.
       labels: Int `[images]`, the classes whose explanations the others are compared
         with.
-      known: Whether `labels` are true labels; otherwise they are the predictions.
+      kind: What `labels` are: `"label"` (true), `"says"` (the predictions) or
+        `"target"` (what was asked for).
       probs: Predicted probabilities `[images, classes]`.
       similarities: Class similarities to the label, `[images, classes]`.
       classes: Int `[images, m]`, the explained classes: the label, then the most
@@ -33,7 +42,7 @@ class Explained:
 
     pixels: np.ndarray
     labels: np.ndarray
-    known: bool
+    kind: str
     probs: np.ndarray
     similarities: np.ndarray
     classes: np.ndarray
@@ -46,7 +55,7 @@ class Explained:
             **{
                 field.name: getattr(self, field.name)[images]
                 for field in dataclasses.fields(self)
-                if field.name != "known"
+                if field.name != "kind"
             },
         )
 
@@ -72,66 +81,111 @@ def choose(run: Run, count: int) -> tuple[np.ndarray, np.ndarray]:
     return pixels[chosen], labels[chosen]
 
 
-def predict(run: Run, pixels: np.ndarray) -> np.ndarray:
+def predict(net: Trained, pixels: np.ndarray) -> np.ndarray:
     """Probabilities `[images, classes]`."""
-    probs_fn = cpu.jit(lambda x: jax.nn.softmax(run.logits_fn(x)))
-    return np.asarray(probs_fn(run.preprocess(pixels)))
+
+    @cpu.jit
+    def probs(variables, x):
+        return jax.nn.softmax(make_logits_fn(net.model, variables)(x))
+
+    return in_batches(net, probs, pixels)
+
+
+def in_batches(
+    net: Trained, function: Callable[..., Any], pixels: np.ndarray, *rows: np.ndarray
+) -> Any:
+    """Calls `function(variables, inputs, *rows)` for batches of images.
+
+    The last batch is filled with copies of the last image, so that one program serves
+    all.
+
+    Args:
+      net: The network.
+      function: Its results are trees of arrays with a row for each image.
+      pixels: `[images, h, w, c]`, as read.
+      *rows: Further arrays with a row for each image.
+
+    Returns:
+      The results for all images, in NumPy.
+    """
+    height, width = net.preprocess.size
+    count = len(pixels)
+    size = min(count, max(1, _BATCH_PIXELS // (height * width)))
+    parts = []
+    for first in range(0, count, size):
+        chosen = np.minimum(np.arange(first, first + size), count - 1)
+        inputs = net.preprocess(pixels[chosen])
+        part = function(net.variables, inputs, *(row[chosen] for row in rows))
+        parts.append(jax.device_get(part))
+    return jax.tree.map(lambda *found: np.concatenate(found)[:count], *parts)
 
 
 def explain(
-    run: Run,
+    net: Trained,
     pixels: np.ndarray,
     labels: np.ndarray | None,
     config: ConfigDict,
     *,
     neighbours: int = NEIGHBOURS,
+    kind: str = "label",
 ) -> Explained:
     """Explains images with the explanation and similarity of `config`.
 
     Args:
-      run: The restored run.
+      net: The network.
       pixels: `[images, h, w, c]`, as read.
       labels: `[images]`, or None to explain the predicted classes.
       config: Config of `binding.for_pictures`.
       neighbours: Number of other classes to explain, the most similar ones.
+      kind: What the labels are, see `Explained`.
     """
-    inputs, probs = run.preprocess(pixels), predict(run, pixels)
-    known = labels is not None
+    probs = predict(net, pixels)
     if labels is None:
-        labels = probs.argmax(-1)
+        labels, kind = probs.argmax(-1), "says"
+    numbers = np.arange(len(pixels))
+    # What expected gradients take for baselines.
+    images = net.preprocess(pixels[:_BASELINES])
 
     key = jax.random.key(0)
 
-    def similar(x, y):
-        bound = bind(config, run.model, run.variables, x)
+    @cpu.jit
+    def similar(variables, x, y, index):
+        bound = bind(config, net.model, variables, images)
         return class_similarity(
-            run.logits_fn,
+            make_logits_fn(net.model, variables),
             x,
             y,
             bound.explanation,
             bound.similarity,
             key=key,
+            index=index,
             **bound.options,
         )
 
-    def maps_of(x, classes):
-        bound = bind(config, run.model, run.variables, x)
+    @cpu.jit
+    def maps_of(variables, x, classes, index):
+        bound = bind(config, net.model, variables, images)
         return explain_fn(
-            run.logits_fn, x, classes, bound.explanation, key=key, **bound.options
+            make_logits_fn(net.model, variables),
+            x,
+            classes,
+            bound.explanation,
+            key=key,
+            index=index,
+            **bound.options,
         )
 
-    similarities = np.asarray(cpu.jit(similar)(inputs, labels))
+    similarities = in_batches(net, similar, pixels, labels, numbers)
     count = similarities.shape[1]
     others = np.where(np.arange(count) == labels[:, None], -np.inf, similarities)
     nearest = np.argsort(-others, axis=-1)[:, : min(neighbours, count - 1)]
     classes = np.concatenate([labels[:, None], nearest], axis=1)
-    maps = cpu.jit(maps_of)(inputs, classes)
     return Explained(
-        pixels=displayed(run.preprocess.crop(pixels)),
+        pixels=displayed(net.preprocess.crop(pixels)),
         labels=np.asarray(labels),
-        known=known,
+        kind=kind,
         probs=probs,
         similarities=similarities,
         classes=classes,
-        maps=np.asarray(maps),
+        maps=in_batches(net, maps_of, pixels, classes, numbers),
     )

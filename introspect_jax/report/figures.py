@@ -158,7 +158,7 @@ def explanations(
         for column, number in enumerate(examples.classes[row]):
             axis = axes[row][first + column]
             render.draw_signed(axis, examples.maps[row, column], limit)
-            kind = "similar" if column else "label" if examples.known else "says"
+            kind = "similar" if column else examples.kind
             similarity = examples.similarities[row, number]
             axis.set_title(
                 f"{kind}: {render.shortened(names[number])}\n"
@@ -203,7 +203,7 @@ def _image_title(axis, examples: Explained, row: int, names: tuple[str, ...]) ->
     guess = examples.probs[row].argmax()
     name = render.shortened(names[guess], 10)  # the probability is beside it
     predicted = f"{name} ({examples.probs[row, guess]:.2f})"
-    if not examples.known:
+    if examples.kind != "label":
         axis.set_title(f"says: {predicted}", fontsize=8.5)
         return
     right = guess == examples.labels[row]

@@ -34,10 +34,15 @@ def writing(path: os.PathLike) -> Iterator[None]:
 
 def write_text(path: epath.Path, text: str) -> None:
     """Writes the whole file or nothing; raises the errors of `writing`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.Path, content: bytes) -> None:
+    """As `write_text`."""
     temporary = path.parent / f"{path.name}.tmp"
     with writing(path):
         try:
-            temporary.write_text(text)
+            temporary.write_bytes(content)
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)

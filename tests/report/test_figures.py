@@ -88,7 +88,7 @@ def test_grids_are_as_wide_as_a_page():
     made = Explained(
         generator.randint(0, 256, (7, 4, 4, 3), dtype=np.uint8),
         np.arange(7),
-        True,
+        "label",
         generator.dirichlet(np.ones(30), 7),
         generator.normal(size=(7, 30)),
         np.tile(np.arange(23), (7, 1)),
@@ -96,7 +96,7 @@ def test_grids_are_as_wide_as_a_page():
     )
     part = made.part(slice(4, 8))
     assert part.labels.tolist() == [4, 5, 6]
-    assert part.known
+    assert part.kind == "label"
     assert len(part.maps) == len(part.pixels) == 3
     names = tuple("n0" + 40 * str(i) for i in range(30))
     config = ConfigDict({"explanation": "gradient", "similarity": "dot"})
