@@ -5,6 +5,7 @@ Arrays have flat names, the path of a variable joined by dots: `params.stem.kern
 """
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -213,7 +214,7 @@ def fit(
     """
     tree = _abstract(model, image_shape)
     wanted = {_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    given = _with_collections(arrays, wanted)
+    given = _full_names(arrays, wanted)
     if differences := _differences(given, wanted):
         _check_count(given, wanted, source, *classes)
         raise UserError(
@@ -246,15 +247,15 @@ def _name(path: tuple[Any, ...]) -> str:
     return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
 
 
-def _with_collections(arrays: Arrays, wanted: Mapping[str, Any]) -> Arrays:
-    """Completes names without their collection, where none of the names has it."""
-    collections = {name.partition(".")[0] for name in wanted}
-    if any(name.partition(".")[0] in collections for name in arrays):
-        return arrays
-    short = {name.partition(".")[2]: name for name in wanted}
-    if len(short) < len(wanted):
-        return arrays  # of two collections
-    return {short.get(name, name): array for name, array in arrays.items()}
+def _full_names(arrays: Arrays, wanted: Mapping[str, Any]) -> Arrays:
+    """Completes names without their collection, and those of an NNX module, which is
+    the part `network` of its interface."""
+    for pattern in ("", r"^\w+\.", r"^\w+\.network\."):
+        full = {re.sub(pattern, "", name): name for name in wanted}
+        # Two collections may have variables of one name.
+        if len(full) == len(wanted) and full.keys() & arrays.keys():
+            return {full.get(name, name): array for name, array in arrays.items()}
+    return arrays
 
 
 def _check_count(

@@ -57,10 +57,12 @@ class Reader:
     def placed(self, word):
         """What stands for a folder of the user's, in this one."""
         word = word.replace("gs://BUCKET", str(self.folder / "bucket"))
-        places = {"RUN": "run", "DIR": "dir", "FOLDER": "images"}
+        places = {"RUN": "run", "DIR": "dir", "FOLDER": "images", "NAMES": "names"}
         name, equal, value = word.partition("=")
         if value in places:
             value = str(self.folder / places[value])
+        if value == "package.module:factory":
+            value = TINY
         return name + equal + value
 
     def run_cd(self, kind, words, variables):
@@ -124,7 +126,10 @@ class Reader:
     def sizes(self, program, words):
         """Options that make a command quick; later ones win."""
         if program == "explain":
-            return ["--num_examples=2", "--metric_images=4"]
+            sizes = ["--num_examples=2", "--metric_images=4"]
+            described = any(word.startswith("--model=") for word in words)
+            # Of the network that RUN is of.
+            return [*sizes, "--image_size=8", "--channels=1"] if described else sizes
         if program == "agreement":
             return ["--num_images=20"]
         if program == "study" and "configs/studies/" not in words[0]:

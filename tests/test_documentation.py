@@ -125,6 +125,9 @@ def folder(command, tmp_path_factory):
         folder=folder,
     )
     assert done.returncode == 0, done.stderr
+    exported = f"--output={folder / 'net.safetensors'}"
+    done = command("export", f"--workdir={folder / 'runs' / 'baseline'}", exported)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -107,6 +107,7 @@ def test_commands(page, launch, cluster, extras, tmp_path, monkeypatch):
         whole = str(ROOT / "configs" / "studies" / path.name)
         path.write_text(STUDY.format(path=whole, tiny=TINY))
     write_images(folder / "images")
+    (folder / "names").write_text("\n".join(f"class {i}" for i in range(10)))
     monkeypatch.chdir(folder)
     if "RUN" in page.read_text():
         name = f"--config={ROOT / 'configs' / 'digits.py'}"

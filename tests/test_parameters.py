@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 from etils import epath
+from flax import nnx
 from tiny import TINY, build_tiny
 
 from introspect_jax import models, parameters, pretrained
@@ -81,6 +82,28 @@ def test_names_without_collections_and_other_precisions(variables, tmp_path):
     found = fit(parameters.read(tmp_path / "net"))
     rounded = jax.tree.map(lambda a: a.astype(jnp.bfloat16).astype(a.dtype), variables)
     same(found, rounded)
+
+
+class Net(nnx.Module):
+    def __init__(self, num_classes, rngs):
+        self.norm = nnx.BatchNorm(3, rngs=rngs)
+        self.dense = nnx.Linear(3, num_classes, rngs=rngs)
+
+    def __call__(self, images):
+        return self.dense(self.norm(images).mean((1, 2)))
+
+
+def test_an_nnx_module_with_the_names_of_its_state(tmp_path):
+    module = Net(4, nnx.Rngs(5))
+    module.norm.mean[...] = jnp.array([0.1, 0.2, 0.3])
+    state = nnx.to_pure_dict(nnx.state(module))
+    write_flax(tmp_path / "net", state)
+    (tmp_path / "names").write_text("a\nb\nc\nd")
+    given = {"labels": tmp_path / "names", "image_size": 8}
+    net = pretrained.load(tmp_path / "net", model="test_parameters:Net", **given)
+    module.eval()
+    images = jax.random.normal(jax.random.key(0), (2, *SHAPE))
+    np.testing.assert_allclose(net.logits_fn(images), module(images), rtol=1e-6)
 
 
 def changed(flat, **changes):
@@ -194,3 +217,31 @@ def test_what_is_wrong_of_a_network_is_said(
     with pytest.raises(UserError, match=says) as error:
         pretrained.load("net.msgpack", **given)
     assert "\n" not in str(error.value)
+
+
+def test_damage_ends_in_one_line_or_changes_numbers(variables, tmp_path):
+    """Whatever is flipped, cut or doubled, of each format."""
+    generator = np.random.RandomState(0)
+    read, refused = 0, []
+    for suffix in parameters.WRITERS:
+        whole = epath.Path(tmp_path / f"net{suffix}")
+        parameters.write(whole, variables)
+        content = np.frombuffer(whole.read_bytes(), np.uint8)
+        for case in range(60):
+            damaged = content.copy()
+            if case % 3 == 0:
+                damaged = damaged[: generator.randint(len(damaged))]
+            elif case % 3 == 1:  # in the header, where names and shapes are
+                damaged[generator.randint(200)] ^= 1 << generator.randint(8)
+            else:
+                start = generator.randint(len(damaged))
+                damaged = np.concatenate([damaged[:start], damaged])
+            (tmp_path / "net").write_bytes(damaged.tobytes())
+            try:
+                fit(parameters.read(tmp_path / "net"))
+                read += 1
+            except UserError as error:
+                refused.append(str(error))
+    assert [line for line in refused if "\n" in line] == []
+    assert len(refused) > 80
+    assert read > 10

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import shutil
 
 import bad_configs
 import bombs
@@ -12,6 +13,7 @@ import pytest
 import unpickle
 from etils import epath
 
+from introspect_jax import parameters, sidecar
 from introspect_jax.data.images import decode
 from introspect_jax.errors import UserError
 from introspect_jax.train.files import read_json, read_lines
@@ -102,16 +104,23 @@ def test_nothing_in_a_folder_is_run():
     assert unpickle.main(every=8)["failures"] == []
 
 
+def _read_sidecar(path):
+    shutil.copy(path, f"{path}.json")
+    sidecar.read(path)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_bombs_in_files_that_are_read_as_text(tmp_path):
     """The reading of a run's files, without a run; and the hook that watches sees."""
     bench = bombs.Bench(pathlib.Path(tmp_path).resolve())
     assert unpickle.control(bench) == []
+    readers = [read_json, read_lines, parameters.read]
+    readers += [lambda path: decode(path.read_bytes(), 3), _read_sidecar]
     for name, content in bench.bombs.items():
         (bench.now / name).write_bytes(content)
         path = epath.Path(bench.now / name)
         with bench.watch.looking():
-            for read in (read_json, read_lines, lambda p: decode(p.read_bytes(), 3)):
+            for read in readers:
                 with contextlib.suppress(UserError, OSError):
                     read(path)
         assert bench.watch.seen == [], name
