@@ -142,8 +142,8 @@ def _explanations(net: Trained) -> dict[str, tuple[Explanation, str]]:
     return {
         "gradient": (Gradient(), "logits/unit"),
         "SmoothGrad": (SmoothGrad(SAMPLES, NOISE), "logits/unit"),
-        COMPLETE: (IntegratedGradients(STEPS), "logits"),
-        "Grad-CAM": (GradCAM(maps_fn, classify_fn), "logits"),
+        COMPLETE: (IntegratedGradients(STEPS), "logits/pixel"),
+        "Grad-CAM": (GradCAM(maps_fn, classify_fn), "logits/cell"),
     }
 
 

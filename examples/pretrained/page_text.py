@@ -60,7 +60,7 @@ is printed below it. Red is positive, blue is negative, and colours saturate at 
 through.
 
 - **gradient**: derivative of the logit by the pixels. A unit of the network's inputs is
-  {facts.unit:g} grey levels. Red pixels raise the logit when they become brighter.
+  {facts.unit:g} grey levels. Where it is red, a brighter pixel raises the logit.
 - **SmoothGrad**: mean gradient of {explained.SAMPLES} noisy copies; the standard
   deviation of the noise is {explained.NOISE:g} of the largest minus the smallest input
   (seed {explained.SEED}).
