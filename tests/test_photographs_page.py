@@ -22,9 +22,13 @@ CLASSES, SIZE = 150, 16
 @pytest.fixture(scope="module", autouse=True)
 def modules():
     """The example's folder, on the path of modules."""
-    sys.path.insert(0, str(FOLDER))
-    yield
-    sys.path.remove(str(FOLDER))
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        yield
+    for name in set(sys.modules) - before:  # short names, which others may have
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(FOLDER)):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +59,11 @@ def net():
 def examples(net):
     import explained
 
-    patch = pytest.MonkeyPatch()
-    for name, value in (("SAMPLES", 2), ("STEPS", 2)):
-        patch.setattr(explained, name, value)
     pixels = np.random.RandomState(0).randint(0, 256, (2, SIZE, SIZE, 3), np.uint8)
-    yield explained.explain(net, ["first", "second"], pixels)
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SAMPLES", "STEPS"):
+            patch.setattr(explained, name, 2)
+        yield explained.explain(net, ["first", "second"], pixels)
 
 
 @pytest.fixture(scope="module")
