@@ -4,6 +4,7 @@ Agreement is measured within examples, between class means, and for the part spe
 each example, optionally controlling for a known array such as the network's outputs.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,9 @@ from jaxtyping import Array, ArrayLike, Float, Integer
 
 from introspect_jax.arrays import UNLABELLED, check_classes, is_integer, one_hot, wide
 from introspect_jax.explain.placement import is_sharded
+
+# Shares of squared ranks below this are rounding errors.
+_LEAST = 1e-6
 
 
 def rank_agreement(
@@ -48,41 +52,43 @@ def rank_agreement(
       Array([ 1., -1.], dtype=float32)
     """
     ours, theirs, labels = _checked(labels, similarities, responses)
-    means = [_class_means(values, labels) for values in (ours, theirs)]
-    classes = jnp.arange(ours.shape[1])
     return {
-        "example": spearman(_others(ours, labels), _others(theirs, labels)),
-        "class": spearman(*(_others(mean, classes) for mean in means)),
-        "instance": spearman(
-            _instance_part(ours, labels), _instance_part(theirs, labels)
-        ),
+        name: spearman(part(ours, labels), part(theirs, labels))
+        for name, part in _PARTS.items()
     }
 
 
 def agreement_beyond(
     similarities: Float[ArrayLike, "examples classes"],
     responses: Float[ArrayLike, "examples classes"],
-    known: Float[ArrayLike, "examples classes"],
+    known: Float[ArrayLike, "examples classes"]
+    | Sequence[Float[ArrayLike, "examples classes"]],
     labels: Integer[ArrayLike, " examples"],
-) -> Float[Array, " examples"]:
+    part: str = "instance",
+) -> Float[Array, " rows"]:
     """Partial rank correlation of similarities and responses, controlling for `known`.
 
-    `(r_sr - r_sk r_rk) / sqrt((1 - r_sk^2) (1 - r_rk^2))` with Spearman correlations r
-    within each example, of the parts specific to the example (class means subtracted).
+    See `partial_spearman`; the rows are those that `rank_agreement` compares.
 
     Args:
       similarities: Class similarities, `[examples, classes]`.
       responses: Soft responses of a teacher, `[examples, classes]`.
-      known: Array to control for, e.g. the network's own logits, `[examples, classes]`.
+      known: Array to control for, e.g. the network's own logits, `[examples, classes]`,
+        or a list of several.
       labels: Ints `[examples]`, -1 for no label. The label's class is left out of each
         row.
+      part: A name in the result of `rank_agreement`: `"example"`, `"class"` or
+        `"instance"`. Arrays that are the same for all examples of a class, like weight
+        rows, have no instance part and control for nothing there.
 
     Returns:
-      `[examples]`, in [-1, 1]. NaN if a specific part is constant, if `known` has the
-      same or the reverse ranks as one of the other arrays, or without a label.
+      `[examples]`, for `"class"` `[classes]`, in [-1, 1]. NaN if the part of one of the
+      two arrays is constant or has ranks that are a linear function of those of
+      `known`, or without a label.
 
     Raises:
-      ValueError: Arrays of different or wrong shapes, or a class out of range.
+      ValueError: An unknown part, arrays of different or wrong shapes, or a class out
+        of range.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -90,17 +96,55 @@ def agreement_beyond(
       >>> agreement_beyond(a, b, c, jnp.array([0, 1, 2, 0, 1, 2])).shape
       (6,)
     """
-    *arrays, labels = _checked(labels, similarities, responses, known)
-    ours, theirs, own = (_instance_part(values, labels) for values in arrays)
-    both, given_ours, given_theirs = (
-        spearman(ours, theirs),
-        spearman(ours, own),
-        spearman(theirs, own),
-    )
-    left = (1 - given_ours**2) * (1 - given_theirs**2)
-    # Values at rounding level count as 0 and give NaN.
-    scale = jnp.sqrt(jnp.where(left > 1e-6, left, jnp.nan))
-    return (both - given_ours * given_theirs) / scale
+    if part not in _PARTS:
+        raise ValueError(f"part must be one of {', '.join(_PARTS)}, got {part!r}")
+    several = known if isinstance(known, list | tuple) else [known]
+    *arrays, labels = _checked(labels, similarities, responses, *several)
+    return partial_spearman(*(_PARTS[part](values, labels) for values in arrays))
+
+
+def partial_spearman(
+    a: Float[ArrayLike, "rows n"],
+    b: Float[ArrayLike, "rows n"],
+    *known: Float[ArrayLike, "rows n"],
+) -> Float[Array, " rows"]:
+    """Spearman's rank correlation of the rows of two arrays, controlling for others.
+
+    The correlation of what a linear regression on the ranks of `known` leaves of the
+    ranks; for one array, with rank correlations r,
+    `(r_ab - r_ak r_bk) / sqrt((1 - r_ak^2) (1 - r_bk^2))`.
+
+    Args:
+      a: Array `[rows, n]`.
+      b: Array `[rows, n]`.
+      *known: Arrays `[rows, n]` to control for; constant rows control for nothing.
+
+    Returns:
+      `[rows]`; NaN if a row of `a` or `b` is constant or a linear function of the ranks
+      of `known`, or if a row contains NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> a, b = jnp.array([[1.0, 2.0, 3.0, 4.0]]), jnp.array([[2.0, 1.0, 4.0, 3.0]])
+      >>> partial_spearman(a, b, jnp.array([[1.0, 2.0, 4.0, 3.0]]))
+      Array([-0.111], dtype=float32)
+    """
+    rows = [_centred_ranks(values) for values in (a, b, *known)]
+    sizes = [jnp.sum(ranks**2, axis=-1) for ranks in rows]
+    while len(rows) > 2:
+        # Removed from the other known arrays too, so they can follow one by one.
+        *rows, last = rows
+        size = jnp.sum(last**2, axis=-1)
+        nothing = size <= _LEAST * sizes[len(rows)]  # False for NaN, which stays
+        last = jnp.where(nothing[:, None], 0.0, last)
+        size = jnp.where(nothing, 1.0, size)
+        rows = [
+            ranks - (jnp.sum(ranks * last, axis=-1) / size)[:, None] * last
+            for ranks in rows
+        ]
+    left = jnp.sum(rows[0] ** 2, axis=-1) * jnp.sum(rows[1] ** 2, axis=-1)
+    left = jnp.where(left > _LEAST * sizes[0] * sizes[1], left, jnp.nan)
+    return jnp.sum(rows[0] * rows[1], axis=-1) / jnp.sqrt(left)
 
 
 def spearman(
@@ -120,9 +164,7 @@ def spearman(
       >>> spearman(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[10.0, 30.0, 20.0]]))
       Array([0.5], dtype=float32)
     """
-    a, b = _centred_ranks(a), _centred_ranks(b)
-    scale = jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-    return (a * b).sum(-1) / scale
+    return partial_spearman(a, b)
 
 
 def _checked(labels: Any, first: Any, *others: Any) -> list[Array]:
@@ -198,3 +240,11 @@ def _centred_ranks(values: Any) -> Float[Array, "rows n"]:
 
     ranks: Array = rankdata(_everywhere(jnp.asarray(values)), axis=-1)
     return ranks - ranks.mean(-1, keepdims=True)
+
+
+def _class_part(values: Array, labels: Array) -> Float[Array, "classes others"]:
+    """Mean row of each class, without the entry of the class."""
+    return _others(_class_means(values, labels), jnp.arange(values.shape[1]))
+
+
+_PARTS = {"example": _others, "class": _class_part, "instance": _instance_part}

@@ -90,3 +90,73 @@ def test_agreement_beyond_is_the_partial_correlation(responses):
     left = [r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in ranks[:2]]
     wanted = np.corrcoef(*left)[0, 1]
     np.testing.assert_allclose(found[row], wanted, atol=1e-5)
+
+
+def test_partial_spearman_by_regression_on_ranks():
+    """Of none, one and several known arrays, with ties."""
+    generator = np.random.RandomState(5)
+    shared = generator.normal(size=(3, 40))
+    arrays = [(shared + generator.normal(size=(3, 40))).round(1) for _ in range(4)]
+    for count in (2, 3, 4):
+        found = agreement.partial_spearman(*map(jnp.asarray, arrays[:count]))
+        for row in range(3):
+            ranks = [stats.rankdata(values[row]) for values in arrays[:count]]
+            design = np.stack([*ranks[2:], np.ones(40)], 1)
+            left = [
+                r - design @ np.linalg.lstsq(design, r, rcond=None)[0]
+                for r in ranks[:2]
+            ]
+            wanted = np.corrcoef(*left)[0, 1]
+            np.testing.assert_allclose(found[row], wanted, atol=1e-5)
+
+
+def test_partial_spearman_of_known_ranks():
+    a, b = jnp.array([[1.0, 2.0, 3.0, 4.0]]), jnp.array([[2.0, 1.0, 4.0, 3.0]])
+    assert np.isnan(agreement.partial_spearman(a, b, -a))
+    unknown = jnp.array([[1.0, 2.0, jnp.nan, 4.0]])
+    assert np.isnan(agreement.partial_spearman(a, b, unknown))
+
+
+def test_arrays_that_add_nothing_control_for_nothing():
+    a, b = jnp.array([[1.0, 2.0, 3.0, 4.0]]), jnp.array([[2.0, 1.0, 4.0, 3.0]])
+    known = jnp.array([[1.0, 2.0, 4.0, 3.0]])
+    once = agreement.partial_spearman(a, b, known)
+    np.testing.assert_allclose(once, -1 / 9, atol=1e-6)  # (0.6 - 0.8^2) / (1 - 0.8^2)
+    twice = agreement.partial_spearman(a, b, known, 2 * known)
+    np.testing.assert_allclose(twice, once, atol=1e-6)
+    constant = agreement.partial_spearman(a, b, jnp.ones((1, 4)))
+    np.testing.assert_allclose(constant, 0.6, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["example", "class"])
+def test_agreement_beyond_within_examples_and_of_class_means(part):
+    """Weight rows, the same for every example of a class, can be controlled for."""
+    generator = np.random.RandomState(6)
+    labels = np.repeat(np.arange(2), 4)
+    rows = generator.normal(size=(9, 9))[labels]
+    noise = generator.normal(size=(2, 8, 9))
+    arrays = [rows + noise[0], rows + noise[1], rows]
+    found = agreement.agreement_beyond(
+        *map(jnp.asarray, arrays), jnp.asarray(labels), part
+    )
+    for label, index in ((0, 2), (1, 5)):
+        kept = np.arange(9) != label
+        if part == "class":
+            values = [v[labels == label].mean(0)[kept] for v in arrays]
+            index = label
+        else:
+            values = [v[index, kept] for v in arrays]
+        r = stats.spearmanr(np.stack(values), axis=1).statistic
+        wanted = (r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(
+            (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
+        )
+        np.testing.assert_allclose(found[index], wanted, atol=1e-5)
+    if part == "class":
+        assert found.shape == (9,)
+        assert np.isnan(found[2:]).all()
+
+
+def test_an_unknown_part():
+    ones = jnp.ones((2, 3))
+    with pytest.raises(ValueError, match="part must be one of example, class"):
+        agreement.agreement_beyond(ones, ones, ones, jnp.array([0, 1]), "all")
