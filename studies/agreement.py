@@ -1,7 +1,7 @@
 """Compares class similarities with the responses of a teacher."""
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -23,11 +23,15 @@ from introspect_jax.train.files import write_json, write_text
 from introspect_jax.train.restoring import Restorer
 from introspect_jax.train.state import deployed_variables
 from introspect_jax.train.trainer import build
-from studies.forms import FORMS, OWN_LOGITS, controls
+from studies.forms import (
+    FORMS,
+    OWN_LOGITS,
+    Function,
+    compiled,
+    controls,
+    in_batches,
+)
 from studies.pages.agreement import COLUMNS, Row, figure, page
-
-_BATCH = 100
-Function = Callable[..., jax.Array]
 
 
 def agreement(
@@ -73,8 +77,8 @@ def agreement(
     pixels, labels = _examples(run, workdir, num_images)
     images = run.preprocess(pixels)
     teacher_logits = cpu.jit(_logits(taught.model))
-    responses = _in_batches(teacher_logits, taught.variables, images)
-    functions = _functions(run.model)
+    responses = in_batches(teacher_logits, taught.variables, images)
+    functions = {OWN_LOGITS: cpu.jit(_logits(run.model)), **compiled(run.model, FORMS)}
     top1 = float(np.mean(responses.argmax(-1) == labels))
     side = " x ".join(map(str, run.preprocess.size))
     about = {
@@ -122,19 +126,6 @@ def _logits(model: nn.Module) -> Function:
     return lambda variables, images: make_logits_fn(model, variables)(images)
 
 
-def _functions(model: nn.Module) -> dict[str, Function]:
-    """Form -> jitted `(variables, images, labels) -> similarities`; the logits too."""
-    key = jax.random.key(0)
-    functions: dict[str, Function] = {OWN_LOGITS: cpu.jit(_logits(model))}
-    for name, form in FORMS.items():
-        functions[name] = cpu.jit(
-            lambda variables, images, labels, form=form: form(
-                model, variables, images, labels, key
-            )
-        )
-    return functions
-
-
 def _measure(
     model: nn.Module,
     functions: dict[str, Function],
@@ -144,7 +135,7 @@ def _measure(
     responses: Any,
 ) -> Iterator[tuple[str, Row]]:
     """Pairs of a form and its row, for the variables of one step."""
-    own = _in_batches(functions[OWN_LOGITS], variables, images)
+    own = in_batches(functions[OWN_LOGITS], variables, images)
     predicted = np.eye(own.shape[1])[own.argmax(-1)]
     one_hot = np.eye(own.shape[1])[labels]
     confusion = jnp.asarray(
@@ -154,7 +145,7 @@ def _measure(
     by_name = controls(model, variables, jnp.asarray(own), classes)
     for name in FORMS:
         by_name[name] = jnp.asarray(
-            _in_batches(functions[name], variables, images, classes)
+            in_batches(functions[name], variables, images, classes)
         )
     top1 = float(np.mean(own.argmax(-1) == labels))
     for name, similarities in by_name.items():
@@ -172,14 +163,6 @@ def _measure(
             {"top1": top1}
             | {c: mean_interval(columns[c], resamples=500) for c in COLUMNS},
         )
-
-
-def _in_batches(function: Function, variables: Any, *arrays: jax.Array) -> np.ndarray:
-    parts = [
-        np.asarray(function(variables, *(a[start : start + _BATCH] for a in arrays)))
-        for start in range(0, len(arrays[0]), _BATCH)
-    ]
-    return np.concatenate(parts)
 
 
 def _describe(run: Run) -> Row:

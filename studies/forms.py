@@ -7,7 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from introspect_jax import cpu
 from introspect_jax.explain import (
     Absolute,
     Cosine,
@@ -17,6 +19,7 @@ from introspect_jax.explain import (
     GradientXInput,
     IntegratedGradients,
     Pool,
+    Probes,
     Projection,
     ReLU,
     Similarity,
@@ -31,6 +34,8 @@ from introspect_jax.models import (
     make_maps_fn,
 )
 
+Function = Callable[..., jax.Array]
+
 
 @dataclasses.dataclass(frozen=True)
 class Form:
@@ -43,6 +48,8 @@ class Form:
       at: `"input"`, or `"maps"` to explain with respect to the last feature maps.
       explained: `"logits"` or `"log_probs"`.
       center: See `class_similarity`.
+      chunk_size: See `class_similarity`.
+      class_chunk_size: See `class_similarity`.
     """
 
     explanation: Explanation | Callable[[nn.Module, Any], Explanation]
@@ -50,6 +57,8 @@ class Form:
     at: str = "input"
     explained: str = "logits"
     center: bool = False
+    chunk_size: int | None = None
+    class_chunk_size: int | None = None
 
     def __call__(
         self,
@@ -80,6 +89,8 @@ class Form:
             explanation,
             self.similarity,
             key=key,
+            chunk_size=self.chunk_size,
+            class_chunk_size=self.class_chunk_size,
             center=self.center,
         )
 
@@ -109,9 +120,60 @@ FORMS: dict[str, Form] = {
     "Grad-CAM, projection": Form(_grad_cam, _PROJECTION),
     "Grad-CAM, cosine": Form(_grad_cam, _COSINE),
 }
+# For 1,000 classes and large images: norms by all classes for Grad-CAM only, which
+# explains the last layer, and one sample or probe after the other for memory.
+MANY_CLASSES: dict[str, Form] = {
+    "gradient, projection": FORMS["gradient, projection"],
+    "gradient, cosine by 4 probes": Form(
+        _GRADIENT, Cosine(norms=Probes(4)), class_chunk_size=1
+    ),
+    "SmoothGrad 4, projection": Form(
+        SmoothGrad(num_samples=4), _PROJECTION, chunk_size=1
+    ),
+    "Grad-CAM, projection": FORMS["Grad-CAM, projection"],
+    "Grad-CAM, cosine": dataclasses.replace(
+        FORMS["Grad-CAM, cosine"], class_chunk_size=50
+    ),
+}
 OWN_LOGITS = "reference: own logits"
 OWN_MEANS = "control: class means of own log-probabilities"
 WEIGHT_ROWS = "control: weight rows, cosine"
+
+
+def compiled(model: nn.Module, forms: dict[str, Form]) -> dict[str, Function]:
+    """Form -> jitted `(variables, images, labels) -> similarities`."""
+    key = jax.random.key(0)
+    return {
+        name: cpu.jit(
+            lambda variables, images, labels, form=form: form(
+                model, variables, images, labels, key
+            )
+        )
+        for name, form in forms.items()
+    }
+
+
+def in_batches(
+    function: Function, variables: Any, *arrays: Any, size: int = 100
+) -> np.ndarray:
+    """Values of `function(variables, *arrays)`, computed in batches.
+
+    Args:
+      function: Returns one row for each example.
+      variables: Of the network.
+      *arrays: `[examples, ...]`.
+      size: Examples of a batch. The last is filled with copies of its last example, so
+        that one shape is compiled.
+    """
+    parts = []
+    for start in range(0, len(arrays[0]), size):
+        batch = [values[start : start + size] for values in arrays]
+        count = len(batch[0])
+        if count < size:
+            places = np.minimum(np.arange(size), count - 1)
+            batch = [values[places] for values in batch]
+        parts.append(np.asarray(function(variables, *batch))[:count])
+    return np.concatenate(parts)
 
 
 def controls(
