@@ -59,16 +59,22 @@ class Side:
             self._process.start()
         there.close()
 
-    def make(self, name: Any) -> dict[str, Any]:
+    def make(self, name: Any, steps: int | None = None) -> dict[str, Any]:
         """Makes a function and warms it up.
 
+        Args:
+          name: What it is called.
+          steps: Of a turn; None finds them by calling it. A function whose turns are
+            given is not called here: it warms up what it uses when it is made.
+
         Returns:
-          `seconds`, of its first call, which compiles it, and `steps` of a turn.
+          `seconds`, of its first call, which compiles it (None without one), and
+          `steps` of a turn.
 
         Raises:
           Failed: It could not be made.
         """
-        return self._ask("make", name)
+        return self._ask("make", name, steps)
 
     def turn(self, name: Any) -> float:
         """Seconds of a step, over a turn."""
@@ -77,6 +83,14 @@ class Side:
     def faults(self, name: Any) -> float:
         """Page faults of a step, over a turn."""
         return self._ask("faults", name)
+
+    def value(self, name: Any) -> Any:
+        """What `wait` returns after a step. It can be pickled."""
+        return self._ask("value", name)
+
+    def peak_bytes(self) -> int:
+        """Most memory that the process had, resident; 0 where that is not known."""
+        return self._ask("peak", None)
 
     def close(self) -> None:
         """Ends the process."""
@@ -151,24 +165,31 @@ def medians(
 def _serve(connection: Any, make: Callable, given: tuple, cores: Any) -> None:
     if cores is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    made: dict[Any, tuple[int, Callable[[], None]]] = {}
+    made: dict[Any, Any] = {}
     while True:
         try:
-            order, name = connection.recv()
+            order, name, *more = connection.recv()
         except EOFError:
             return
         if order == "make":
+            (steps,) = more
             try:
                 step, wait = make(*given, name)
-                first = waited(step, wait)
+                first = waited(step, wait) if steps is None else None
             except Exception as error:  # torch.compile fails in many ways
                 line = (str(error).splitlines() or [""])[0]
                 connection.send(("failed", f"{type(error).__name__}: {line}"))
                 continue
-            made[name] = _turn(step, wait)
+            made[name] = (*_turn(step, wait, steps), wait)
             connection.send(("made", {"seconds": first, "steps": made[name][0]}))
             continue
-        steps, turn = made[name]
+        if order == "peak":
+            connection.send((order, _peak_bytes()))
+            continue
+        steps, turn, wait = made[name]
+        if order == "value":
+            connection.send((order, wait()))
+            continue
         before, began = _faults(), time.perf_counter()
         turn()
         taken = {
@@ -178,19 +199,32 @@ def _serve(connection: Any, make: Callable, given: tuple, cores: Any) -> None:
         connection.send((order, taken[order] / steps))
 
 
-def _turn(step: Callable, wait: Callable) -> tuple[int, Callable[[], None]]:
-    """Steps of a turn, and a function that takes so many and waits, warmed up."""
-    step()
-    wait()
-    one = waited(step, wait)
-    steps = int(min(max(TURN_SECONDS / one, 1), MOST_STEPS))
+def _turn(
+    step: Callable, wait: Callable, steps: int | None
+) -> tuple[int, Callable[[], None]]:
+    """Steps of a turn, by default found by warming up, and what takes so many."""
+    if steps is None:
+        step()
+        wait()
+        one = waited(step, wait)
+        steps = int(min(max(TURN_SECONDS / one, 1), MOST_STEPS))
+    count = steps
 
     def run() -> None:
-        for _ in range(steps):
+        for _ in range(count):
             step()
         wait()
 
-    return steps, run
+    return count, run
+
+
+def _peak_bytes() -> int:
+    # Not `getrusage`, whose peak a process inherits from the one that started it.
+    with contextlib.suppress(OSError), open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmHWM"):
+                return 1024 * int(line.split()[1])
+    return 0
 
 
 def _faults() -> int:
