@@ -1,6 +1,7 @@
 """Compares class similarities with the responses of a teacher."""
 
 import datetime
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from introspect_jax import cpu
+from introspect_jax.data.batches import in_batches
 from introspect_jax.errors import UserError
 from introspect_jax.explain import render
 from introspect_jax.explain.agreement import agreement_beyond, rank_agreement
@@ -29,9 +31,10 @@ from studies.forms import (
     Function,
     compiled,
     controls,
-    in_batches,
 )
 from studies.pages.agreement import COLUMNS, Row, figure, page
+
+_BATCH = 100
 
 
 def agreement(
@@ -77,7 +80,8 @@ def agreement(
     pixels, labels = _examples(run, workdir, num_images)
     images = run.preprocess(pixels)
     teacher_logits = cpu.jit(_logits(taught.model))
-    responses = in_batches(teacher_logits, taught.variables, images)
+    respond = functools.partial(teacher_logits, taught.variables)
+    responses = in_batches(respond, _BATCH, images)
     functions = {OWN_LOGITS: cpu.jit(_logits(run.model)), **compiled(run.model, FORMS)}
     top1 = float(np.mean(responses.argmax(-1) == labels))
     side = " x ".join(map(str, run.preprocess.size))
@@ -135,7 +139,8 @@ def _measure(
     responses: Any,
 ) -> Iterator[tuple[str, Row]]:
     """Pairs of a form and its row, for the variables of one step."""
-    own = in_batches(functions[OWN_LOGITS], variables, images)
+    functions = {n: functools.partial(f, variables) for n, f in functions.items()}
+    own = in_batches(functions[OWN_LOGITS], _BATCH, images)
     predicted = np.eye(own.shape[1])[own.argmax(-1)]
     one_hot = np.eye(own.shape[1])[labels]
     confusion = jnp.asarray(
@@ -145,7 +150,7 @@ def _measure(
     by_name = controls(model, variables, jnp.asarray(own), classes)
     for name in FORMS:
         by_name[name] = jnp.asarray(
-            in_batches(functions[name], variables, images, classes)
+            in_batches(functions[name], _BATCH, images, classes)
         )
     top1 = float(np.mean(own.argmax(-1) == labels))
     for name, similarities in by_name.items():

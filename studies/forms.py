@@ -7,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from introspect_jax import cpu
 from introspect_jax.explain import (
@@ -151,29 +150,6 @@ def compiled(model: nn.Module, forms: dict[str, Form]) -> dict[str, Function]:
         )
         for name, form in forms.items()
     }
-
-
-def in_batches(
-    function: Function, variables: Any, *arrays: Any, size: int = 100
-) -> np.ndarray:
-    """Values of `function(variables, *arrays)`, computed in batches.
-
-    Args:
-      function: Returns one row for each example.
-      variables: Of the network.
-      *arrays: `[examples, ...]`.
-      size: Examples of a batch. The last is filled with copies of its last example, so
-        that one shape is compiled.
-    """
-    parts = []
-    for start in range(0, len(arrays[0]), size):
-        batch = [values[start : start + size] for values in arrays]
-        count = len(batch[0])
-        if count < size:
-            places = np.minimum(np.arange(size), count - 1)
-            batch = [values[places] for values in batch]
-        parts.append(np.asarray(function(variables, *batch))[:count])
-    return np.concatenate(parts)
 
 
 def controls(

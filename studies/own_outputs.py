@@ -5,6 +5,7 @@ compared with its outputs for the same image, for other images that it takes for
 same class, and for the mirrored image.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from introspect_jax import cpu
+from introspect_jax.data.batches import in_batches
 from introspect_jax.explain.agreement import agreement_beyond, rank_agreement
 from introspect_jax.explain.metrics import mean_interval
 from introspect_jax.explain.similarity import logit_similarity, weight_row_similarity
 from introspect_jax.models import last_layer, make_logits_fn
 from introspect_jax.trained import Trained
-from studies.forms import MANY_CLASSES, OWN_LOGITS, WEIGHT_ROWS, compiled, in_batches
+from studies.forms import MANY_CLASSES, OWN_LOGITS, WEIGHT_ROWS, compiled
 
 Scores = dict[str, dict[str, dict[str, float]]]  # form -> column -> interval
 WEIGHT_ROW_PRODUCTS = "control: weight rows, projection"
@@ -48,18 +50,20 @@ def own_outputs(
       of them, and the `scores` of each form.
     """
     functions = compiled(net.model, MANY_CLASSES)
-    logits_fn = cpu.jit(lambda v, images: make_logits_fn(net.model, v)(images))
+    logits_fn = functools.partial(
+        cpu.jit(lambda v, images: make_logits_fn(net.model, v)(images)), net.variables
+    )
     kernel, bias = last_layer(net.model, net.variables)
     results = {}
     for name, pixels in samples.items():
         images = net.preprocess(pixels)
-        logits = in_batches(logits_fn, net.variables, images, size=BATCH)
-        mirrored = in_batches(logits_fn, net.variables, images[:, :, ::-1], size=BATCH)
+        logits = in_batches(logits_fn, BATCH, images)
+        mirrored = in_batches(logits_fn, BATCH, images[:, :, ::-1])
         labels = logits.argmax(-1)
         by_form = {}
         for form, function in functions.items():
             by_form[form] = in_batches(
-                function, net.variables, images, labels, size=BATCH
+                functools.partial(function, net.variables), BATCH, images, labels
             )
             report(f"{name}: {form}")
         results[name] = {

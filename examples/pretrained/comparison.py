@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from introspect_jax.explain.agreement import spearman
+from introspect_jax.explain.agreement import partial_spearman, spearman
 
 # How many of the most similar classes, and of the highest logits, are compared.
 COUNT = 10
@@ -70,19 +70,8 @@ def correlation(a: np.ndarray, b: np.ndarray, logits: np.ndarray) -> float:
 
 
 def beyond(similarities: np.ndarray, logits: np.ndarray, control: np.ndarray) -> float:
-    """Partial rank correlation of similarities and logits, given a control.
-
-    `(r_sl - r_sc r_lc) / sqrt((1 - r_sc^2) (1 - r_lc^2))`, Spearman's correlations of
-    arrays `[classes]` over the other classes; NaN if the control orders them as one of
-    the others does.
-    """
-    both, ours, theirs = (
-        correlation(a, b, logits)
-        for a, b in (
-            (similarities, logits),
-            (similarities, control),
-            (logits, control),
-        )
-    )
-    left = (1 - ours**2) * (1 - theirs**2)
-    return (both - ours * theirs) / left**0.5 if left > 1e-6 else float("nan")
+    """Partial rank correlation of similarities and logits over the other classes, given
+    a control; NaN if that orders them as one of the others does. All `[classes]`."""
+    kept = np.arange(len(logits)) != logits.argmax()
+    rows = (values[None, kept] for values in (similarities, logits, control))
+    return float(partial_spearman(*rows)[0])

@@ -1,7 +1,9 @@
 """Selects the examples of each step and reads them."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import jax
 import numpy as np
 
 from introspect_jax.data.sources import Source
@@ -101,3 +103,27 @@ def padded_batches(
         stream(source, positions, 0, count, threads=threads)
     ):
         yield images, labels, min(batch_size, total - number * batch_size)
+
+
+def in_batches(function: Callable[..., Any], size: int, *rows: Any) -> Any:
+    """The results of a function of examples, computed in batches of one size.
+
+    The last batch is filled with copies of the last example, so that one program serves
+    all.
+
+    Args:
+      function: Called with as many rows of each array as a batch has; its results are
+        trees of arrays with a row for each example.
+      size: Examples of a batch, if there are as many.
+      *rows: Arrays `[examples, ...]`.
+
+    Returns:
+      The results for all examples, in NumPy.
+    """
+    count = len(rows[0])
+    size = min(count, size)
+    parts = []
+    for first in range(0, count, size):
+        chosen = np.minimum(np.arange(first, first + size), count - 1)
+        parts.append(jax.device_get(function(*(array[chosen] for array in rows))))
+    return jax.tree.map(lambda *found: np.concatenate(found)[:count], *parts)

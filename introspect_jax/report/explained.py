@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from introspect_jax import cpu
 from introspect_jax.binding import bind
+from introspect_jax.data import batches
 from introspect_jax.data.preprocess import displayed
 from introspect_jax.explain import class_similarity, explain_fn
 from introspect_jax.models import make_logits_fn
@@ -96,9 +97,6 @@ def in_batches(
 ) -> Any:
     """Calls `function(variables, inputs, *rows)` for batches of images.
 
-    The last batch is filled with copies of the last image, so that one program serves
-    all.
-
     Args:
       net: The network.
       function: Its results are trees of arrays with a row for each image.
@@ -109,15 +107,12 @@ def in_batches(
       The results for all images, in NumPy.
     """
     height, width = net.preprocess.size
-    count = len(pixels)
-    size = min(count, max(1, _BATCH_PIXELS // (height * width)))
-    parts = []
-    for first in range(0, count, size):
-        chosen = np.minimum(np.arange(first, first + size), count - 1)
-        inputs = net.preprocess(pixels[chosen])
-        part = function(net.variables, inputs, *(row[chosen] for row in rows))
-        parts.append(jax.device_get(part))
-    return jax.tree.map(lambda *found: np.concatenate(found)[:count], *parts)
+
+    def of_batch(pixels: np.ndarray, *rows: np.ndarray) -> Any:
+        return function(net.variables, net.preprocess(pixels), *rows)
+
+    size = max(1, _BATCH_PIXELS // (height * width))
+    return batches.in_batches(of_batch, size, pixels, *rows)
 
 
 def explain(

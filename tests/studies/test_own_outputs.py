@@ -13,7 +13,7 @@ from introspect_jax.data.preprocess import Preprocess
 from introspect_jax.models import init_variables
 from introspect_jax.trained import Trained
 from studies import own_outputs as study
-from studies.forms import MANY_CLASSES, OWN_LOGITS, WEIGHT_ROWS, in_batches
+from studies.forms import MANY_CLASSES, OWN_LOGITS, WEIGHT_ROWS
 from studies.pages import own_outputs as page
 
 CLASSES, SHAPE = 7, (12, 12, 3)
@@ -114,18 +114,6 @@ def test_controls(measured):
     ]
     assert (z.max(-1) > arrays["bias"][top]).all()
     assert products == pytest.approx(np.mean(wanted), abs=1e-5)
-
-
-def test_the_last_batch_is_filled_and_cut():
-    shapes = []
-
-    def double(variables, values):
-        shapes.append(values.shape)
-        return variables * values
-
-    found = in_batches(double, 2, np.arange(7.0)[:, None], size=3)
-    np.testing.assert_array_equal(found[:, 0], 2 * np.arange(7.0))
-    assert set(shapes) == {(3, 1)}
 
 
 def test_page(tmp_path, monkeypatch):
