@@ -1,8 +1,6 @@
 """This package's side of `thousand_classes.py`."""
 
 import functools
-import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +14,6 @@ from introspect_jax import cpu, pretrained
 from introspect_jax.explain import class_similarity, explain_fn
 from introspect_jax.models import make_logits_fn
 from introspect_jax.train.devices import AXIS, make_mesh, replicated, sharing, split
-
-EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "pretrained"
 
 
 def by_transpose(logits_fn: Callable, images: Any, labels: Any) -> jax.Array:
@@ -50,7 +46,6 @@ class Ours:
     """The network and the images, on the devices."""
 
     def __init__(self, options: Options) -> None:
-        sys.path.insert(0, str(EXAMPLE))
         from efficientnet_lite import weights_file
         from photographs import read
 
@@ -123,4 +118,5 @@ class Ours:
             "temp_bytes": program.memory_analysis().temp_size_in_bytes,
         }
         costs = {name: mesh.size * value for name, value in of_device.items()}
+        costs["devices"] = mesh.size
         return functools.partial(program, variables), costs

@@ -4,8 +4,14 @@ A process imports what it uses and no more, because its memory is measured.
 """
 
 import dataclasses
+import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
+
+# The network, its weights and photographs.
+_EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "pretrained"
+sys.path.insert(0, str(_EXAMPLE))
 
 # Ways to the similarities of all classes: here by one VJP and its transpose and by an
 # explanation of every class; in PyTorch by captum's calls and by `torch.func`.

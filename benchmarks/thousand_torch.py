@@ -1,8 +1,6 @@
 """PyTorch's side of `thousand_classes.py`, with the network of its authors' package."""
 
 import importlib.metadata
-import pathlib
-import sys
 
 import torch
 from captum import attr
@@ -15,7 +13,6 @@ from torch_training import DEVICE, check_device, forward_mode, tune, wait
 
 from introspect_jax.machine import usable_cpus
 
-EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "pretrained"
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 # Of a trial, the fastest counts.
 TRIALS = 5
@@ -41,7 +38,6 @@ class Theirs:
     """The network and the images, in one memory format."""
 
     def __init__(self, options: Options, memory_format: str) -> None:
-        sys.path.insert(0, str(EXAMPLE))
         from photographs import read
 
         tune()
