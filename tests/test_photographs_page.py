@@ -98,7 +98,7 @@ def test_maps_are_of_the_size_of_the_photograph(examples):
             assert shown.values.shape == (SIZE, SIZE, 1), title
             assert np.isfinite(shown.values).all(), title
         sums = example.maps["integrated gradients"].values.sum()
-        assert sums == pytest.approx(example.change + example.error, abs=1e-4)
+        assert sums == pytest.approx(example.change + example.error, rel=1e-5)
 
 
 def test_ranks_and_correlations_leave_the_top_class_out():
