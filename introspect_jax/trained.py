@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from ml_collections import ConfigDict
 
 from introspect_jax.data.preprocess import Preprocess
 from introspect_jax.models import init_variables, make_logits_fn
@@ -24,6 +25,8 @@ class Trained:
       class_names: `[classes]`.
       image_shape: `(h, w, c)` of images as read.
       dtype: Of images as read, `"uint8"` or `"float32"`.
+      explain: The explanation and similarity of its pictures, of
+        `binding.for_pictures`.
       resize: How images of other sizes are resized to `image_shape`, a name of
         `data.images.RESIZE`.
     """
@@ -34,6 +37,7 @@ class Trained:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     dtype: str
+    explain: ConfigDict
     resize: str = "bilinear"
 
     def logits_fn(self, inputs: jax.Array) -> jax.Array:

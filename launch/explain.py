@@ -19,8 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from introspect_jax import cli
-from introspect_jax.binding import check, explanation_fields, for_pictures
-from introspect_jax.config import default_config
+from introspect_jax.binding import check, explanation_fields
 from introspect_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -77,14 +76,13 @@ def main() -> None:
         values = {name: FLAGS[name].value for name in OUTSIDE}
         for name in ("mean", "std"):
             values[name] = numbers(name)
-        net, config = pretrained.load(FLAGS.params, **values), default_config()
+        net = pretrained.load(FLAGS.params, **values)
     else:
         net = restore.load(FLAGS.workdir, data_dir=FLAGS.data_dir)
-        config = net.config
     output = absolute(FLAGS.output)
     rows = explain_run(
         net,
-        with_flags(for_pictures(config)),
+        with_flags(net.explain),
         output,
         num_examples=FLAGS.num_examples,
         metric_images=FLAGS.metric_images,
@@ -105,6 +103,8 @@ def check_flags() -> None:
     for name in OUTSIDE:
         if not FLAGS.params and FLAGS[name].value is not None:
             raise UserError(f"--{name} is for networks from outside: give --params")
+    if FLAGS.params and FLAGS.data_dir:
+        raise UserError("--data_dir is for runs: --params has no data")
     if (FLAGS.params or FLAGS.target) and not FLAGS.images:
         raise UserError("--images is missing, the folder of what is to be explained")
     for name, least in (("num_examples", 1), ("metric_images", 0)):
@@ -127,7 +127,8 @@ def numbers(name: str) -> list[float] | None:
 
 
 def with_flags(config: ConfigDict) -> ConfigDict:
-    """`config` of `for_pictures`, with the flags of explanation and similarity."""
+    """A copy of `Trained.explain` with the flags of explanation and similarity."""
+    config = ConfigDict(config.to_dict())
     config.explanation = FLAGS.explanation or config.explanation
     config.similarity = FLAGS.similarity or config.similarity
     config.chunk_size = FLAGS.chunk_size or config.chunk_size

@@ -28,7 +28,7 @@ def main() -> None:
     # Read late: a mistyped flag is answered before JAX is started.
     import jax
 
-    from introspect_jax.export import export
+    from introspect_jax.pretrained import export
     from introspect_jax.restore import load
 
     run = load(FLAGS.workdir, devices=jax.local_devices()[:1])

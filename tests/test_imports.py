@@ -37,11 +37,18 @@ ALLOWED = {
     "config": {"binding", "data", "methods", "models", "optimizers", "options"}
     | {"train"},
     "trained": {"data", "models"},
-    "parameters": {"models", "paths", "train"},
-    "sidecar": {"data", "train"},
-    "pretrained": {"data", "models", "parameters", "paths", "sidecar", "trained"},
-    "export": {"machine", "models", "parameters", "paths", "restore", "sidecar"},
-    "restore": {"config", "data", "methods", "models", "optimizers", "paths", "train"}
+    "pretrained": {"binding", "config", "data", "doors", "machine", "models", "paths"}
+    | {"restore", "train", "trained"},
+    "restore": {
+        "binding",
+        "config",
+        "data",
+        "methods",
+        "models",
+        "optimizers",
+        "paths",
+        "train",
+    }
     | {"trained"},
     "report": {
         "binding",
@@ -63,7 +70,15 @@ ALLOWED = {
     "teachers": {"config", "cpu", "data", "methods", "models", "paths", "processes"}
     | {"restore", "teacher_data", "train", "workdir"},
     "method_files": {"methods", "paths", "processes", "train"},
-    "run": {"data", "method_files", "paths", "processes", "report", "restore"}
+    "run": {
+        "binding",
+        "data",
+        "method_files",
+        "paths",
+        "processes",
+        "report",
+        "restore",
+    }
     | {"teachers", "train", "workdir", "writer"},
     "cli": {"config", "data", "interrupts", "methods", "models", "optimizers"}
     | {"processes"},

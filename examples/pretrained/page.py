@@ -18,7 +18,7 @@ import page_figures
 import page_text
 import photographs
 from efficientnet_lite import weights_file
-from explained import explain
+from photograph_maps import explain
 
 from introspect_jax import cpu, pretrained
 from introspect_jax.machine import usable_cpus

@@ -11,9 +11,9 @@ from PIL import Image
 from introspect_jax.explain import render
 
 if TYPE_CHECKING:
-    from explained import Explained
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from photograph_maps import Explained
 
 # Of the absolute values of a map: where its colours saturate.
 PERCENTILE = 99.0

@@ -3,12 +3,11 @@
 from typing import NamedTuple
 
 import comparison
-import explained
 import numpy as np
 import page_figures
 from comparison import COUNT, LOW, Comparison
-from explained import Explained
 from page_figures import percent
+from photograph_maps import NOISE, SAMPLES, SEED, STEPS, Explained
 
 GRADIENT, ROWS = "input gradients", "weight rows"
 
@@ -61,10 +60,10 @@ through.
 
 - **gradient**: derivative of the logit by the pixels. A unit of the network's inputs is
   {facts.unit:g} grey levels. Where it is red, a brighter pixel raises the logit.
-- **SmoothGrad**: mean gradient of {explained.SAMPLES} noisy copies; the standard
-  deviation of the noise is {explained.NOISE:g} of the largest minus the smallest input
-  (seed {explained.SEED}).
-- **integrated gradients**: {explained.STEPS} steps of Gauss-Legendre quadrature from a
+- **SmoothGrad**: mean gradient of {SAMPLES} noisy copies; the standard
+  deviation of the noise is {NOISE:g} of the largest minus the smallest input
+  (seed {SEED}).
+- **integrated gradients**: {STEPS} steps of Gauss-Legendre quadrature from a
   grey image (level {facts.baseline:.0f}). The sum over pixels should be the logit minus
   that of the grey image, {min(changes):.1f} to {max(changes):.1f} here. The
   completeness error is at most {abs(worst.error):.2g} logits in absolute value

@@ -1,5 +1,6 @@
 """The explanations of a network: pictures, raw maps and a table of metrics."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from introspect_jax.binding import needs, takes_baselines
 from introspect_jax.data.listing import list_images, read_image, warn_of
 from introspect_jax.errors import UserError, nearest
 from introspect_jax.explain import render
+from introspect_jax.models.protocol import check_offers
 from introspect_jax.paths import absolute
 from introspect_jax.report import explained, figures
 from introspect_jax.report.measures import measure
@@ -56,46 +59,69 @@ def explain_run(
       UserError: There are no images or no such class, or the folder cannot be written.
     """
     # What is asked for is checked before anything is computed or written.
-    number = None if target is None else class_number(target, net.class_names)
+    chosen = None if target is None else class_number(target, net.class_names)
+    for part in needs(config):
+        check_offers(net.model, part, f"explanation={config.explanation}")
     labels: np.ndarray | None = None
-    kind = "target"
+    files, kind = None, "target"
     if images:
-        pixels = read_folder(images, net)
-        if number is not None:
-            labels = np.full(len(pixels), number)
-    elif isinstance(net, Run) and number is None:
+        files, pixels = read_folder(images, net)
+        if chosen is not None:
+            labels = np.full(len(pixels), chosen)
+    elif isinstance(net, Run) and chosen is None:
         pixels, labels = explained.choose(net, num_examples)
         kind = "label"
     else:
         raise UserError("--images is missing, the folder of what is to be explained")
+    if takes_baselines(config) and len(pixels) < 2:
+        raise UserError(
+            f"explanation={config.explanation} takes other images for baselines; give "
+            f"at least 2 images, got {len(pixels)}"
+        )
     _check_output(output)
-    examples = explained.explain(net, pixels, labels, config, kind=kind)
+    examples = explained.explain(net, pixels, labels, config, kind=kind, files=files)
     _draw(net, config, examples, pixels, output)
     if isinstance(net, Run):
         matrix = figures.class_similarities(net, config)
         render.save(matrix, output / "class_similarity.png")
-    with (output / "maps.npz").open("wb") as file:
-        np.savez_compressed(
-            file,
-            pixels=examples.pixels,
-            labels=examples.labels,
-            labels_are_known=examples.kind == "label",
-            probabilities=examples.probs,
-            similarities=examples.similarities,
-            explained_classes=examples.classes,
-            maps=examples.maps,
-            class_names=np.asarray(net.class_names),
-        )
+    _write_maps(examples, net, output)
+    measured, labels = pixels[:metric_images], examples.labels[:metric_images]
     if isinstance(net, Run) and not images:
         test = net.dataset.test
         order = np.random.RandomState(net.config.seed).permutation(len(test))
-        pixels, labels = test.take(np.sort(order[:metric_images]))
-    else:
-        pixels, labels = pixels[:metric_images], examples.labels[:metric_images]
-    rows = measure(net, config, pixels, labels) if metric_images else []
-    table = {"explanation": config.explanation, "images": len(pixels)}
-    write_json(output / "metrics.json", table | {"rows": rows})
+        measured, labels = test.take(np.sort(order[:metric_images]))
+    rows = measure(net, config, measured, labels, pixels) if metric_images else []
+    table = {"explanation": config.explanation, "images": len(measured)}
+    write_json(output / "metrics.json", table | {"rows": [_finite(r) for r in rows]})
     return rows
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with null for numbers that JSON does not have."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+
+
+def _write_maps(
+    examples: explained.Explained, net: Trained, output: epath.Path
+) -> None:
+    """Writes `maps.npz`."""
+    arrays: dict[str, Any] = {
+        "pixels": examples.pixels,
+        "labels": examples.labels,
+        "labels_are_known": examples.kind == "label",
+        "probabilities": examples.probs,
+        "similarities": examples.similarities,
+        "explained_classes": examples.classes,
+        "maps": examples.maps,
+        "class_names": np.asarray(net.class_names),
+    }
+    if examples.files is not None:
+        arrays["files"] = examples.files
+    with (output / "maps.npz").open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def class_number(target: str, names: tuple[str, ...]) -> int:
@@ -151,14 +177,19 @@ def _draw(
         config,
         neighbours=STRIP_CLASSES - 1,
         kind=examples.kind,
+        files=examples.files,
+        others=pixels,
     )
     for row in range(len(all_classes.labels)):
         strip = figures.strip(all_classes, row, names, config)
         render.save(strip, output / f"strip_{row}.png")
 
 
-def read_folder(path: str, net: Trained) -> np.ndarray:
+def read_folder(path: str, net: Trained) -> tuple[np.ndarray, np.ndarray]:
     """All images below a folder, as the network's own images are read.
+
+    Returns:
+      Names of the files below the folder, `[images]`, and pixels `[images, h, w, c]`.
 
     Raises:
       UserError: No such folder, no images, one that cannot be read, or a network for
@@ -181,7 +212,7 @@ def read_folder(path: str, net: Trained) -> np.ndarray:
     images = [
         read_image(p, shape[2], shape[:2], net.resize) for p in listing.images.values()
     ]
-    return np.stack(images)
+    return np.asarray([*listing.images]), np.stack(images)
 
 
 def show(rows: list[dict[str, Any]], output: epath.Path) -> None:

@@ -19,7 +19,7 @@ from introspect_jax.trained import Trained
 
 NEIGHBOURS = 3
 # Images that expected gradients take for baselines.
-_BASELINES = 64
+BASELINES = 64
 # Pixels of a batch, which bound its memory: 64 images of 64x64, 5 of 224x224.
 _BATCH_PIXELS = 2**18
 
@@ -39,6 +39,7 @@ class Explained:
       classes: Int `[images, m]`, the explained classes: the label, then the most
         similar ones.
       maps: Their explanations, `[images, m, h, w, c]`.
+      files: Names of the files of the images, `[images]`, if they are from a folder.
     """
 
     pixels: np.ndarray
@@ -48,6 +49,7 @@ class Explained:
     similarities: np.ndarray
     classes: np.ndarray
     maps: np.ndarray
+    files: np.ndarray | None = None
 
     def part(self, images: slice) -> "Explained":
         """Some of the images."""
@@ -56,7 +58,7 @@ class Explained:
             **{
                 field.name: getattr(self, field.name)[images]
                 for field in dataclasses.fields(self)
-                if field.name != "kind"
+                if isinstance(getattr(self, field.name), np.ndarray)
             },
         )
 
@@ -123,6 +125,8 @@ def explain(
     *,
     neighbours: int = NEIGHBOURS,
     kind: str = "label",
+    files: np.ndarray | None = None,
+    others: np.ndarray | None = None,
 ) -> Explained:
     """Explains images with the explanation and similarity of `config`.
 
@@ -133,13 +137,15 @@ def explain(
       config: Config of `binding.for_pictures`.
       neighbours: Number of other classes to explain, the most similar ones.
       kind: What the labels are, see `Explained`.
+      files: See `Explained`.
+      others: Pixels of the images that expected gradients take for baselines; by
+        default the explained ones.
     """
     probs = predict(net, pixels)
     if labels is None:
         labels, kind = probs.argmax(-1), "says"
     numbers = np.arange(len(pixels))
-    # What expected gradients take for baselines.
-    images = net.preprocess(pixels[:_BASELINES])
+    images = net.preprocess((pixels if others is None else others)[:BASELINES])
 
     key = jax.random.key(0)
 
@@ -183,4 +189,5 @@ def explain(
         similarities=similarities,
         classes=classes,
         maps=in_batches(net, maps_of, pixels, classes, numbers),
+        files=files,
     )

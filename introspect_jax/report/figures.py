@@ -30,7 +30,7 @@ _TITLE = 0.45
 def draw_all(run: Run, workdir: epath.Path) -> None:
     """Draws every picture of a finished run into its folder."""
     render.save(curves(read_lines(workdir / "metrics.jsonl")), workdir / "curves.png")
-    config = for_pictures(run.config)
+    config = run.explain
     if missing := _missing(run.model, config):
         logging.warning(
             "explanations.png and class_similarity.png are left out: %s", missing
@@ -204,7 +204,9 @@ def _image_title(axis, examples: Explained, row: int, names: tuple[str, ...]) ->
     name = render.shortened(names[guess], 10)  # the probability is beside it
     predicted = f"{name} ({examples.probs[row, guess]:.2f})"
     if examples.kind != "label":
-        axis.set_title(f"says: {predicted}", fontsize=8.5)
+        file = "" if examples.files is None else str(examples.files[row])
+        above = f"{render.shortened(file.rpartition('/')[2], 20)}\n" if file else ""
+        axis.set_title(f"{above}says: {predicted}", fontsize=8.5)
         return
     right = guess == examples.labels[row]
     axis.set_title(

@@ -1,5 +1,6 @@
 """Metrics of the explanations of a network."""
 
+import functools
 from typing import Any
 
 import jax
@@ -12,20 +13,42 @@ from introspect_jax.binding import bind
 from introspect_jax.explain import agreement, class_similarity, explain_fn, metrics
 from introspect_jax.explain.stability import parameter_paths
 from introspect_jax.models import last_layer, make_logits_fn, offers
-from introspect_jax.report.explained import in_batches
+from introspect_jax.report.explained import BASELINES, in_batches
 from introspect_jax.trained import Trained
 
 
 def measure(
-    net: Trained, config: ConfigDict, pixels: np.ndarray, labels: np.ndarray
+    net: Trained,
+    config: ConfigDict,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    others: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """Metrics of the explanations of the labels: name, mean, 95 % interval, count."""
+    """Metrics of the explanations of the labels: name, mean, 95 % interval, count.
+
+    Args:
+      net: The network.
+      config: Config of `binding.for_pictures`.
+      pixels: `[images, h, w, c]`, as read.
+      labels: `[images]`.
+      others: Pixels of the images that expected gradients take for baselines.
+    """
+    baselines = net.preprocess(others[:BASELINES])
     untrained = net.untrained(jax.random.key(2**31 - 1))
     layers = _layers(net)
 
     @cpu.jit
     def scores(variables, untrained, x, y, index):
-        return _scores(config, net.model, layers, variables, untrained, x, y, index)
+        return _scores(
+            functools.partial(bind, config, net.model, images=baselines),
+            net.model,
+            layers,
+            variables,
+            untrained,
+            x,
+            y,
+            index,
+        )
 
     columns, similarities, logits = in_batches(
         net,
@@ -58,11 +81,11 @@ def _layers(net: Trained) -> dict[str, list[str]]:
     return {"last layer": last} | layers
 
 
-def _scores(config, model, layers, variables, untrained, x, y, index):
+def _scores(bind_to, model, layers, variables, untrained, x, y, index):
     """Name -> scores `[images]` of the explanations of the labels; similarities and
     logits `[images, classes]`."""
     logits_fn = make_logits_fn(model, variables)
-    bound = bind(config, model, variables, x)
+    bound = bind_to(variables)
     key = jax.random.key(0)
     execution = bound.options | {"key": key, "index": index}
     # Other draws for each batch of images.
@@ -92,7 +115,7 @@ def _scores(config, model, layers, variables, untrained, x, y, index):
         lambda network, images: make_logits_fn(model, network)(images),
         x,
         y,
-        lambda network: bind(config, model, network, x).explanation,
+        lambda network: bind_to(network).explanation,
         params=variables,
         random_params=untrained,
         layers=list(layers.values()),

@@ -69,7 +69,7 @@ def read_json(path: epath.Path, *needed: str) -> dict[str, Any]:
     A digest of `write_checked_json` is compared and left out.
 
     Raises:
-      UserError: it is damaged.
+      UserError: it is damaged or cannot be read.
     """
     try:
         found = json.loads(path.read_text())
@@ -80,10 +80,12 @@ def read_json(path: epath.Path, *needed: str) -> dict[str, Any]:
         if _DIGEST in found and found.pop(_DIGEST) != _digest(found):
             raise ValueError("it does not match its SHA-256")
         return found
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{str(path)!r} is damaged ({error}); restore or remove it"
         ) from error
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from error
 
 
 def read_lines(path: epath.Path) -> list[dict]:

@@ -13,9 +13,9 @@ import pytest
 import unpickle
 from etils import epath
 
-from introspect_jax import parameters, sidecar
 from introspect_jax.data.images import decode
 from introspect_jax.errors import UserError
+from introspect_jax.pretrained import files, sidecar
 from introspect_jax.train.files import read_json, read_lines
 
 # ml_collections reads config files by a way that Python gives up.
@@ -114,7 +114,7 @@ def test_bombs_in_files_that_are_read_as_text(tmp_path):
     """The reading of a run's files, without a run; and the hook that watches sees."""
     bench = bombs.Bench(pathlib.Path(tmp_path).resolve())
     assert unpickle.control(bench) == []
-    readers = [read_json, read_lines, parameters.read]
+    readers = [read_json, read_lines, files.read]
     readers += [lambda path: decode(path.read_bytes(), 3), _read_sidecar]
     for name, content in bench.bombs.items():
         (bench.now / name).write_bytes(content)

@@ -17,7 +17,9 @@ from introspect_jax.restore import load
 def trained(command, tmp_path_factory):
     path = tmp_path_factory.mktemp("explain") / "run"
     arguments = ["--config.total_steps=30", f"--workdir={path}"]
+    # Not the default: what is exported knows it.
     arguments += [f"--config.model.name={TINY}"]
+    arguments += ["--config.explain.explanation=gradient_x_input"]
     done = command("main", "--config=configs/digits.py", *arguments)
     assert done.returncode == 0, done.stderr
     return path
@@ -120,8 +122,8 @@ def test_any_class_of_a_network_from_outside(command, trained, tmp_path):
     done = command("export", f"--workdir={trained}", f"--output={exported}")
     assert done.returncode == 0, done.stderr
     (tmp_path / "net.msgpack.json").unlink()
-    names = [f"digit {i}" for i in range(10)]
-    (tmp_path / "names.txt").write_text("\n".join(names))
+    classes = [f"digit {i}" for i in range(10)]
+    (tmp_path / "names.txt").write_text("\n".join(classes))
     given = [f"--model={TINY}", f"--params={exported}", "--image_size=8"]
     given += ["--channels=1", "--mean=0.305", "--std=0.376"]
     given += [f"--labels={tmp_path / 'names.txt'}", f"--images={tmp_path / 'images'}"]
@@ -130,11 +132,13 @@ def test_any_class_of_a_network_from_outside(command, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "out" / "maps.npz") as found:
         assert found["labels"].tolist() == [7, 7, 7]
-        assert found["class_names"].tolist() == names
+        assert found["class_names"].tolist() == classes
         assert not found["labels_are_known"]
         # As the run explains the same class.
         run = load(str(trained))
-        inputs = run.preprocess(explain_run.read_folder(str(tmp_path / "images"), run))
+        names, pixels = explain_run.read_folder(str(tmp_path / "images"), run)
+        assert found["files"].tolist() == names.tolist() == ["0.png", "1.png", "2.png"]
+        inputs = run.preprocess(pixels)
         own = class_similarity(run.logits_fn, inputs, np.full(3, 7))
         np.testing.assert_allclose(found["similarities"], own, rtol=1e-3, atol=1e-4)
 
@@ -148,10 +152,11 @@ def test_own_images_get_the_shape_of_the_run(tmp_path, caplog):
     run = types.SimpleNamespace(
         dtype="uint8", image_shape=(32, 32, 1), resize="bilinear"
     )
-    images = explain_run.read_folder(str(tmp_path), run)
+    names, images = explain_run.read_folder(str(tmp_path), run)
+    assert names.tolist() == ["deep/a.bmp"]
     np.testing.assert_array_equal(images[0, ..., 0], pixels[:, 8:40])
     run.image_shape = (16, 24, 3)
-    assert explain_run.read_folder(str(tmp_path), run).shape == (1, 16, 24, 3)
+    assert explain_run.read_folder(str(tmp_path), run)[1].shape == (1, 16, 24, 3)
     assert "1 file left out, for example" in caplog.text
 
 
@@ -163,13 +168,14 @@ def test_own_images_get_the_shape_of_the_run(tmp_path, caplog):
         (["--workdir=RUN", "--output=x", "--explanation=lime"], "there are: gradient"),
         (
             ["--workdir=RUN", "--output=x", "--explanation.num_steps=8"],
-            "--explanation.num_steps: gradient has no such field; its fields: none",
+            "--explanation.num_steps: gradient_x_input has no such field; its fields: ",
         ),
         (["--workdir=RUN", "--output=x", "--images=nowhere"], "no folder 'nowhere'"),
         (["--workdir=RUN", "--output=/proc/x"], "cannot be written"),
         (["--workdir=RUN", "--params=x", "--output=x"], "are two networks"),
         (["--workdir=RUN", "--mean=0", "--output=x"], "--mean is for networks from"),
         (["--params=x", "--output=x"], "--images is missing"),
+        (["--params=x", "--data_dir=x", "--output=x"], "--data_dir is for runs"),
         (
             ["--params=x", "--images=x", "--output=x", "--std=x"],
             "--std must be numbers",

@@ -9,6 +9,8 @@ from conftest import ROOT
 from scipy import stats
 from tiny import build_tiny
 
+from introspect_jax.binding import for_pictures
+from introspect_jax.config import default_config
 from introspect_jax.data.preprocess import Preprocess
 from introspect_jax.models import init_variables
 from introspect_jax.trained import Trained
@@ -130,6 +132,7 @@ def test_page(tmp_path, monkeypatch):
         class_names=tuple("abcdefg"),
         image_shape=SHAPE,
         dtype="uint8",
+        explain=for_pictures(default_config()),
     )
     random, lines = np.random.RandomState(0), []
     samples = {

@@ -5,11 +5,18 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from introspect_jax import models, parameters, sidecar
+import flax.linen as nn
+from ml_collections import ConfigDict
+
+from introspect_jax import models
+from introspect_jax.binding import check, for_pictures
+from introspect_jax.config import default_config
 from introspect_jax.data.images import RESIZE
 from introspect_jax.data.preprocess import Preprocess
+from introspect_jax.doors import is_import_path
 from introspect_jax.errors import UserError, unknown
 from introspect_jax.paths import absolute
+from introspect_jax.pretrained import files, fit, sidecar
 from introspect_jax.trained import Trained
 
 
@@ -26,12 +33,12 @@ def load(
 ) -> Trained:
     """Loads a trained network from a file of parameters.
 
-    What is not given is taken from the file's sidecar (`introspect_jax.sidecar`), if
-    there is one. Error messages name the flags of `launch/explain.py`.
+    What is not given is taken from the file's sidecar (`pretrained.sidecar`), if there
+    is one. Error messages name the flags of `launch/explain.py`.
 
     Args:
       params: A safetensors or msgpack file, or a folder of Orbax; see
-        `parameters.read`.
+        `pretrained.files`.
       model: Import path of its factory, `package.module:object`, or the name of a
         built-in network; see `models.build`.
       labels: File with the names of the classes, one a line, or a JSON list of them.
@@ -49,36 +56,22 @@ def load(
     Raises:
       UserError: Something is missing or damaged, or the parts do not fit each other.
     """
-    arrays = parameters.read(params)
+    arrays = files.read(params)
     known = sidecar.read(absolute(params))
     beside = repr(str(sidecar.path_of(absolute(params))))
-    if model is not None:
-        known["network"] = {"name": model}
-    if "network" not in known:
-        raise UserError(
-            f"--model is missing, package.module:factory of the network ({beside}, "
-            "which could name it, does not exist or does not)"
-        )
-    names, source = known.get("classes"), beside
-    if labels is not None:
-        names, source = _read_labels(labels), repr(str(labels))
+    names = known.get("classes") if labels is None else _read_labels(labels)
     if names is None:
         raise UserError("--labels is missing: a file with the name of a class a line")
+    source = beside if labels is None else repr(str(labels))
+    network = _network(known, model, len(names), beside)
     shape = _image_shape(known, image_size, channels)
     preprocess = _preprocess(known, shape, image_size, mean, std)
     resize = resize or known.get("preprocessing", {}).get("resize", "bilinear")
     if resize not in RESIZE:
         raise UserError(unknown("--resize", resize, RESIZE))
-    network = models.build(
-        known["network"]["name"], len(names), **known["network"].get("options", {})
-    )
     seen = (*preprocess.size, shape[2])
-    variables = parameters.fit(
-        arrays,
-        network,
-        seen,
-        repr(str(params)),
-        classes=(len(names), source),
+    variables = fit.fit(
+        arrays, network, seen, repr(str(params)), classes=(len(names), source)
     )
     try:
         models.check_logits(network, seen, len(names))
@@ -91,15 +84,58 @@ def load(
         class_names=tuple(names),
         image_shape=shape,
         dtype=known.get("dtype", "uint8"),
+        explain=_explain(known, beside),
         resize=resize,
     )
+
+
+def _network(
+    known: dict[str, Any], model: str | None, count: int, beside: str
+) -> nn.Module:
+    """Builds the network of the flag or of the sidecar."""
+    recorded = known.get("network", {})
+    name = model or recorded.get("name")
+    if name is None:
+        raise UserError(
+            f"--model is missing, package.module:factory of the network ({beside}, "
+            "which could name it, does not exist or does not)"
+        )
+    if not is_import_path(name) and models.DOOR.find(name) is None:
+        listed = unknown("--model", name, models.DOOR.names())
+        raise UserError(f"{listed}; or an import path, package.module:factory")
+    # Options are those of the network that they were recorded for.
+    options = recorded.get("options", {}) if name == recorded.get("name") else {}
+    try:
+        return models.build(name, count, **options)
+    except UserError as error:
+        raise UserError(f"--model: {error}") from error
+    except TypeError as error:  # of a value that a field of the config cannot hold
+        if not options:
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{beside}: the network {name!r} cannot be built with the options "
+            f"{options}: {reason}"
+        ) from error
+
+
+def _explain(known: dict[str, Any], beside: str) -> ConfigDict:
+    """The explanation and similarity of the sidecar, or the defaults."""
+    config = for_pictures(default_config()).lock()
+    try:
+        config.update(known.get("explain", {}))
+        check(config, "explain.")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).strip("'\"").splitlines()[0]
+        raise UserError(f"{beside}: 'explain' cannot be used: {reason}") from error
+    return config
 
 
 def _read_labels(path: str | os.PathLike) -> list[str]:
     """The names of the classes: a line each, or a JSON list."""
     found = absolute(path)
     try:
-        text = found.read_text(encoding="utf-8")
+        text = found.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--labels {str(path)!r} cannot be read ({error}); it is a text file "
@@ -108,14 +144,12 @@ def _read_labels(path: str | os.PathLike) -> list[str]:
     if found.suffix == ".json":
         try:
             names = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"--labels {str(path)!r} is not JSON ({error})") from error
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise UserError(f"--labels {str(path)!r} must be a JSON list of names")
     else:
-        names = text.splitlines()
-        while names and not names[-1].strip():
-            names.pop()
+        names = text.rstrip().split("\n")  # `splitlines` splits at more than lines
     names = [name.strip() for name in names]
     if len(names) < 2 or not all(names):
         raise UserError(

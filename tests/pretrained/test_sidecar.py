@@ -8,9 +8,10 @@ import pytest
 from etils import epath
 from tiny import TINY, build_tiny
 
-from introspect_jax import parameters, pretrained, sidecar
+from introspect_jax import pretrained
 from introspect_jax.errors import UserError
 from introspect_jax.models import init_variables
+from introspect_jax.pretrained import files, sidecar
 
 CONTENT = {
     "network": {"name": TINY, "options": {}},
@@ -26,7 +27,7 @@ def folder(tmp_path_factory):
     params, state = jax.jit(lambda key: init_variables(build_tiny(3), (8, 8, 3), key))(
         jax.random.key(0)
     )
-    parameters.write(folder / "net.safetensors", {"params": params, **state})
+    files.write(folder / "net.safetensors", {"params": params, **state})
     return folder
 
 
@@ -46,6 +47,20 @@ def test_it_takes_the_place_of_flags(folder):
     assert load(folder, CONTENT | {"preprocessing": how}).preprocess.size == (8, 9)
 
 
+def test_what_is_explained_is_recorded(folder):
+    assert load(folder, CONTENT).explain.explanation == "gradient"
+    explain = {"explanation": "smoothgrad", "smoothgrad": {"num_samples": 3}}
+    found = load(folder, CONTENT | {"explain": explain}).explain
+    assert found.explanation == "smoothgrad"
+    assert found.smoothgrad.num_samples == 3
+    assert found.integrated_gradients.num_steps == 50
+
+
+def test_options_are_of_the_recorded_network(folder):
+    other = {"network": {"name": "tiny:absent", "options": {"width": 3}}}
+    assert load(folder, CONTENT | other, model=TINY).class_names == ("a", "b", "c")
+
+
 def test_flags_win(folder):
     net = load(folder, CONTENT, image_size=8, mean=[0.1, 0.2, 0.3], resize="bilinear")
     assert net.image_shape == (8, 8, 3)
@@ -59,8 +74,15 @@ def test_flags_win(folder):
     ("change", "says"),
     [
         ({"network": "resnet8"}, "'network' must be an object with"),
-        ({"network": {"name": "resnet7"}}, "resnet8"),
-        ({"classes": ["a", 2, "c"]}, "'classes' must be a list of names"),
+        ({"network": {"name": "resnet7"}}, "unknown --model 'resnet7'"),
+        ({"network": {"name": "resnet8", "options": {"dtype": 5}}}, "with the options"),
+        ({"network": {"name": TINY, "options": {"num_classes": 3}}}, "num_classes"),
+        ({"classes": []}, "'classes' must be a list of at least 2 names"),
+        ({"image_shape": [8, 2**40, 3]}, "'image_shape' must be [h, w, c]"),
+        ({"preprocessing": {"mean": [float("nan")]}}, "'preprocessing' must be"),
+        ({"explain": {"explanation": "lime"}}, "'explain' cannot be used"),
+        ({"explain": {"no field": 1}}, "'explain' cannot be used"),
+        ({"classes": ["a", 2, "c"]}, "'classes' must be a list of at least 2 names"),
         ({"classes": ["a", "b"]}, "names 2 classes, and the parameters in"),
         ({"image_shape": [8, 8]}, "'image_shape' must be [h, w, c]"),
         ({"image_shape": [8, 0, 3]}, "'image_shape' must be [h, w, c]"),
@@ -83,6 +105,12 @@ def test_it_is_of_these_parameters(folder):
     path.write_text(json.dumps(content | {"sha256": "0" * 64}))
     with pytest.raises(UserError, match="does not have the SHA-256"):
         pretrained.load(folder / "net.safetensors")
-    path.write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
+    for damaged in ("{", "[" * 100_000):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match="is damaged"):
+            pretrained.load(folder / "net.safetensors")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
         pretrained.load(folder / "net.safetensors")
+    path.rmdir()

@@ -5,10 +5,11 @@ from typing import Any
 
 from etils import epath
 
-from introspect_jax import models, parameters, sidecar
+from introspect_jax import models
 from introspect_jax.errors import UserError
 from introspect_jax.machine import describe_versions
 from introspect_jax.paths import absolute
+from introspect_jax.pretrained import files, sidecar
 from introspect_jax.restore import Run
 
 
@@ -28,13 +29,15 @@ def export(run: Run, output: str | os.PathLike) -> tuple[epath.Path, epath.Path]
       UserError: Another suffix, or they cannot be written.
     """
     path = absolute(output)
+    if path.is_dir():
+        raise UserError(f"--output {str(output)!r} is a folder; give a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"--output {str(output)!r} cannot be written: {error}"
         ) from error
-    parameters.write(path, run.variables)
+    files.write(path, run.variables)
     return path, sidecar.write(path, describe(run))
 
 
@@ -55,6 +58,7 @@ def describe(run: Run) -> dict[str, Any]:
             "resize": run.resize,
             "size": list(run.preprocess.size),
         },
+        "explain": run.explain.to_dict(),
         "trained_by": {
             "method": config.method.name,
             "data": config.data.name,

@@ -9,7 +9,8 @@
 | `image_shape` | `[h, w, c]` of images as read |
 | `dtype` | of images as read, `"uint8"` (default) or `"float32"` |
 | `preprocessing` | see below |
-| `sha256` | hex digest of the file of parameters |
+| `explain` | fields of `binding.default_config` for the pictures |
+| `sha256` | hex digest of the file of parameters; not of a folder |
 
 `preprocessing` has `mean` and `std` of pixels in [0, 1] (of float images in their own
 unit), for all channels or each, by default 0 and 1; `resize`, a name of
@@ -18,6 +19,7 @@ default all of the image. Other keys are for readers.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +30,7 @@ from introspect_jax.errors import UserError
 from introspect_jax.train.files import read_json, write_json
 
 _DTYPES = ("uint8", "float32")
+_LARGEST = 2**16  # pixels of a side
 
 
 def path_of(params: epath.Path) -> epath.Path:
@@ -80,14 +83,15 @@ def _network(value: Any) -> bool:
 
 
 def _names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    strings = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return strings and len(value) >= 2
 
 
 def _sizes(count: int) -> Callable[[Any], bool]:
     return lambda value: (
         isinstance(value, list)
         and len(value) == count
-        and all(type(n) is int and n > 0 for n in value)
+        and all(type(n) is int and 0 < n <= _LARGEST for n in value)
     )
 
 
@@ -95,7 +99,7 @@ def _numbers(value: Any) -> bool:
     return (
         isinstance(value, list)
         and len(value) > 0
-        and all(type(n) in (int, float) for n in value)
+        and all(type(n) in (int, float) and math.isfinite(n) for n in value)
     )
 
 
@@ -114,7 +118,7 @@ def _preprocessing(value: Any) -> bool:
 # Key -> whether a value is of its kind, and what it must be.
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "network": (_network, 'an object with "name" and "options"'),
-    "classes": (_names, "a list of names"),
+    "classes": (_names, "a list of at least 2 names"),
     "image_shape": (_sizes(3), "[h, w, c]"),
     "dtype": (lambda value: value in _DTYPES, " or ".join(_DTYPES)),
     "preprocessing": (
@@ -122,5 +126,6 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         'an object with numbers "mean" and "std", "resize" (one of '
         f'{", ".join(RESIZE)}) and "size" [h, w]',
     ),
+    "explain": (lambda value: isinstance(value, dict), "an object"),
     "sha256": (lambda value: isinstance(value, str), "a string"),
 }
