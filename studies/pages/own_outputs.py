@@ -74,8 +74,9 @@ same top class; the columns of classes are of those with at least {least} images
 Cells are means with 95 % bootstrap intervals over images, or over classes; headings \
 have their number in brackets. The second question needs responses that are not z \
 itself, because z cannot say anything beyond z: p is what the network tends to answer \
-for the class, z' a second answer for the same image. w and m depend on y alone; b is \
-the bias of the last layer, without which own logits are what Grad-CAM contains."""
+for the class, z' a second answer for the same image. w and m depend on y alone. b is \
+the bias of the last layer; the product `(z_k - b_k) (z_y - b_y)` is a part of the \
+inner products of Grad-CAM."""
 
 
 def write(output: epath.PathLike, about: dict[str, Any], results: Results) -> None:
