@@ -127,8 +127,9 @@ def page(about: dict[str, Any], results: Results) -> str:
         "blurred ones; its errors on them need not be those on photographs. Whether "
         "it was trained on the originals of these images is not known here. Its own "
         "outputs are no teacher: agreement with them does not show that similarities "
-        "are right, nor that they help training. Intervals do not cover the choice of "
-        "the network. Norms by 4 probes and SmoothGrad of 4 samples are noisy, which "
+        "are right, nor that they help training. Intervals take images as independent, "
+        "though those of a class share p, and do not cover the choice of the network. "
+        "Norms by 4 probes and SmoothGrad of 4 samples are noisy, which "
         "changes their correlations by an unknown amount.",
     ]
     return "\n\n".join(parts) + "\n"
