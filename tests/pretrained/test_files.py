@@ -170,7 +170,7 @@ NAME = "params.backbone.conv1.kernel"
         ({"opt_state.0.count": np.zeros(())}, 4, "a whole training state?"),
         ({}, 6, "LABELS names 6 classes, and the parameters in FILE are of 4"),
     ],
-    ids=str,
+    ids=["shape", "kind", "name", "NaN", "range", "training state", "classes"],
 )
 def test_what_does_not_fit(variables, change, classes, says):
     arrays = changed(files.flatten(variables), **change)
@@ -179,42 +179,45 @@ def test_what_does_not_fit(variables, change, classes, says):
     assert "\n" not in str(error.value)
 
 
-def damaged(path, variables, suffix):
+def half(path, variables, suffix):
+    """The first half of a file."""
     files.write(epath.Path(path / f"net{suffix}"), variables)
     content = (path / f"net{suffix}").read_bytes()
     (path / "net").write_bytes(content[: len(content) // 2])
 
 
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda path, v: None, "no file of parameters"),
-        (lambda path, v: damaged(path, v, ".safetensors"), "cannot be read"),
-        (lambda path, v: damaged(path, v, ".msgpack"), "cannot be read"),
-        (lambda path, v: (path / "net").write_bytes(b""), "cannot be read"),
-        (lambda path, v: (path / "net").write_bytes(b"\x01"), "holds int, not a tree"),
-        (lambda path, v: (path / "net").mkdir(), "is not a checkpoint of Orbax"),
-        (
-            lambda path, v: (path / "net").write_bytes(pickle.dumps(print)),
-            "a pickle, which can run code, and is not read",
-        ),
-        (
-            lambda path, v: (
-                np.savez(path / "net.npz", a=np.ones(3))
-                or (path / "net.npz").rename(path / "net")
-            ),
-            r"a zip archive \(PyTorch or NumPy\), and is not read",
-        ),
-        (
-            lambda path, v: (path / "net").write_bytes(
-                safetensors.numpy.save({"a": np.zeros(2, jnp.float8_e4m3fn)})
-            ),
-            "has the dtype F8_E4M3, which is not read",
-        ),
-    ],
-    ids=str,
-)
-def test_files_that_cannot_be_read(variables, tmp_path, make, says):
+def write_npz(path):
+    np.savez(path / "net.npz", a=np.ones(3))
+    (path / "net.npz").rename(path / "net")
+
+
+def write_float8(path):
+    safetensors.numpy.save_file({"a": np.zeros(2, jnp.float8_e4m3fn)}, path / "net")
+
+
+# Name -> what makes the file `net` in a folder, and what is said of it.
+UNREADABLE = {
+    "absent": (lambda path, v: None, "no file of parameters"),
+    "half, safetensors": (lambda path, v: half(path, v, ".safetensors"), "cannot be"),
+    "half, msgpack": (lambda path, v: half(path, v, ".msgpack"), "cannot be read"),
+    "empty": (lambda path, v: (path / "net").write_bytes(b""), "cannot be read"),
+    "int": (lambda path, v: (path / "net").write_bytes(b"\x01"), "holds int, not a"),
+    "folder": (lambda path, v: (path / "net").mkdir(), "is not a checkpoint of Orbax"),
+    "pickle": (
+        lambda path, v: (path / "net").write_bytes(pickle.dumps(print)),
+        "a pickle, which can run code, and is not read",
+    ),
+    "npz": (
+        lambda path, v: write_npz(path),
+        r"a zip archive \(PyTorch or NumPy\), and",
+    ),
+    "float8": (lambda path, v: write_float8(path), "has the dtype F8_E4M3, which is"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_files_that_cannot_be_read(variables, tmp_path, name):
+    make, says = UNREADABLE[name]
     make(tmp_path, variables)
     with pytest.raises(UserError, match=says) as error:
         files.read(tmp_path / "net")
