@@ -51,11 +51,11 @@ for name, default in explanation_fields().items():
     define(f"explanation.{name}", None, f"Its field, such as {default}.")
 flags.DEFINE_string("similarity", None, "Similarity; default: that of the run.")
 flags.DEFINE_integer(
-    "chunk_size", None, "Samples or steps at once; default: that of the run."
+    "chunk_size", None, "Samples or steps at once, 0 for all; default: of the run."
 )
 flags.DEFINE_integer("num_examples", 16, "Test images in the pictures.")
 flags.DEFINE_integer("metric_images", 64, "Images of the metrics; 0 for none.")
-flags.DEFINE_string("images", None, "Folder of one's own PNG and JPEG images instead.")
+flags.DEFINE_string("images", None, "Folder of images, all of which are explained.")
 flags.DEFINE_string("target", None, "Class to explain for them; default: the top one.")
 cli.define_cpu_flag()
 
@@ -131,7 +131,8 @@ def with_flags(config: ConfigDict) -> ConfigDict:
     config = ConfigDict(config.to_dict())
     config.explanation = FLAGS.explanation or config.explanation
     config.similarity = FLAGS.similarity or config.similarity
-    config.chunk_size = FLAGS.chunk_size or config.chunk_size
+    if FLAGS.chunk_size is not None:
+        config.chunk_size = FLAGS.chunk_size
     for field in explanation_fields():
         value = FLAGS[f"explanation.{field}"].value
         if value is None:

@@ -57,7 +57,13 @@ class Reader:
     def placed(self, word):
         """What stands for a folder of the user's, in this one."""
         word = word.replace("gs://BUCKET", str(self.folder / "bucket"))
-        places = {"RUN": "run", "DIR": "dir", "FOLDER": "images", "NAMES": "names"}
+        places = {
+            "RUN": "run",
+            "DIR": "dir",
+            "FOLDER": "images",
+            "NAMES": "names",
+            "PARAMS": "params",
+        }
         name, equal, value = word.partition("=")
         if value in places:
             value = str(self.folder / places[value])
@@ -129,7 +135,8 @@ class Reader:
             sizes = ["--num_examples=2", "--metric_images=4"]
             described = any(word.startswith("--model=") for word in words)
             # Of the network that RUN is of.
-            return [*sizes, "--image_size=8", "--channels=1"] if described else sizes
+            net = ["--image_size=8", "--channels=1", "--mean=0.5", "--std=0.5"]
+            return [*sizes, *net] if described else sizes
         if program == "agreement":
             return ["--num_images=20"]
         if program == "study" and "configs/studies/" not in words[0]:

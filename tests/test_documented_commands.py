@@ -114,6 +114,11 @@ def test_commands(page, launch, cluster, extras, tmp_path, monkeypatch):
         small = [*SMALL, f"--config.model.name={TINY}", "--workdir=run"]
         done = launch("main", name, *small, folder=folder)
         assert done.returncode == 0, done.stderr
+        done = launch(
+            "export", "--workdir=run", "--output=params.msgpack", folder=folder
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / "params.msgpack").rename(folder / "params")  # without its sidecar
     reader = Reader(folder, launch, cluster, extras)
     reader.read(page)
 

@@ -29,6 +29,7 @@ def export(run: Run, output: str | os.PathLike) -> tuple[epath.Path, epath.Path]
       UserError: Another suffix, or they cannot be written.
     """
     path = absolute(output)
+    files.check_name(path)
     if path.is_dir():
         raise UserError(f"--output {str(output)!r} is a folder; give a file")
     try:

@@ -64,6 +64,14 @@ def flatten(tree: Any, path: tuple[str, ...] = ()) -> Arrays:
     }
 
 
+def check_name(path: epath.Path) -> None:
+    """Raises a UserError if the suffix is none of `WRITERS`."""
+    if path.suffix not in WRITERS:
+        raise UserError(
+            f"{str(path)!r} must end in {' or '.join(WRITERS)}, which says the format"
+        )
+
+
 def write(path: epath.Path, variables: Any) -> None:
     """Writes variables with flat names.
 
@@ -74,10 +82,7 @@ def write(path: epath.Path, variables: Any) -> None:
     Raises:
       UserError: Another suffix, or the file cannot be written.
     """
-    if path.suffix not in WRITERS:
-        raise UserError(
-            f"{str(path)!r} must end in {' or '.join(WRITERS)}, which says the format"
-        )
+    check_name(path)
     arrays = {
         name: np.asarray(array, order="C")
         for name, array in flatten(jax.device_get(variables)).items()

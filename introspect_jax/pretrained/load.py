@@ -100,15 +100,16 @@ def _network(
             f"--model is missing, package.module:factory of the network ({beside}, "
             "which could name it, does not exist or does not)"
         )
+    where = "--model" if model else f"network of {beside}"
     if not is_import_path(name) and models.DOOR.find(name) is None:
-        listed = unknown("--model", name, models.DOOR.names())
+        listed = unknown(where, name, models.DOOR.names())
         raise UserError(f"{listed}; or an import path, package.module:factory")
     # Options are those of the network that they were recorded for.
     options = recorded.get("options", {}) if name == recorded.get("name") else {}
     try:
         return models.build(name, count, **options)
     except UserError as error:
-        raise UserError(f"--model: {error}") from error
+        raise UserError(f"{where}: {error}") from error
     except TypeError as error:  # of a value that a field of the config cannot hold
         if not options:
             raise

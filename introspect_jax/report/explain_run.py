@@ -74,9 +74,10 @@ def explain_run(
     else:
         raise UserError("--images is missing, the folder of what is to be explained")
     if takes_baselines(config) and len(pixels) < 2:
+        where = "--images" if images else "--num_examples"
         raise UserError(
-            f"explanation={config.explanation} takes other images for baselines; give "
-            f"at least 2 images, got {len(pixels)}"
+            f"explanation={config.explanation} takes other images for baselines: "
+            f"{where} must give at least 2, got {len(pixels)}"
         )
     _check_output(output)
     examples = explained.explain(net, pixels, labels, config, kind=kind, files=files)

@@ -78,7 +78,8 @@ def _layers(net: Trained) -> dict[str, list[str]]:
         for path, leaf in zip(parameter_paths(net.variables), leaves, strict=True)
         if any(leaf is array for array in arrays)
     ]
-    return {"last layer": last} | layers
+    # A network may compute what it returns, as one that scales its logits does.
+    return ({"last layer": last} if last else {}) | layers
 
 
 def _scores(bind_to, model, layers, variables, untrained, x, y, index):

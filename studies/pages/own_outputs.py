@@ -194,11 +194,21 @@ def _summary(results: Results) -> str:
             sentence(
                 "instance", "The same without what a class's images share (instance)"
             ),
-            sentence("class_beyond", "By class, beyond weight rows (class, beyond w)"),
+            sentence(
+                "class_beyond",
+                "By class, beyond weight rows (class, beyond w; control m)",
+                (COMMON,),
+            ),
             sentence(
                 "others_beyond_fixed",
                 "With other images of the class, beyond own logits, weight rows and m "
                 "(others, beyond z, w, m; control own logits without bias)",
+                (OWN_PRODUCTS,),
+            ),
+            sentence(
+                "mirror_beyond_fixed",
+                "With the mirrored image, beyond own logits, weight rows and m "
+                "(mirrored, beyond z, w, m; control own logits without bias)",
                 (OWN_PRODUCTS,),
             ),
         ]

@@ -74,7 +74,7 @@ def test_flags_win(folder):
     ("change", "says"),
     [
         ({"network": "resnet8"}, "'network' must be an object with"),
-        ({"network": {"name": "resnet7"}}, "unknown --model 'resnet7'"),
+        ({"network": {"name": "resnet7"}}, "unknown network of"),
         ({"network": {"name": "resnet8", "options": {"dtype": 5}}}, "with the options"),
         ({"network": {"name": TINY, "options": {"num_classes": 3}}}, "num_classes"),
         ({"classes": []}, "'classes' must be a list of at least 2 names"),

@@ -16,9 +16,8 @@ from introspect_jax.config import default_config
 from introspect_jax.data.preprocess import Preprocess
 from introspect_jax.errors import UserError
 from introspect_jax.models import init_variables
-from introspect_jax.report import explained
+from introspect_jax.report import explained, measures
 from introspect_jax.report.explain_run import explain_run
-from introspect_jax.report.measures import measure
 from introspect_jax.trained import Trained
 
 
@@ -73,13 +72,15 @@ def test_batches_change_nothing(net, explanation, monkeypatch):
     pixels = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), np.uint8)
     labels = np.array([0, 2, 1])
     whole = explained.explain(net, pixels, labels, config)
-    measured = measure(net, config, pixels, labels, pixels)
+    measured = measures.measure(net, config, pixels, labels, pixels)
     monkeypatch.setattr(explained, "_BATCH_PIXELS", 2 * 8 * 8)
     parts = explained.explain(net, pixels, labels, config)
     np.testing.assert_array_equal(parts.classes, whole.classes)
     np.testing.assert_allclose(parts.similarities, whole.similarities, atol=1e-4)
     np.testing.assert_allclose(parts.maps, whole.maps, rtol=1e-3, atol=1e-6)
-    again = {r["metric"]: r for r in measure(net, config, pixels, labels, pixels)}
+    again = {
+        r["metric"]: r for r in measures.measure(net, config, pixels, labels, pixels)
+    }
     for row in measured:
         assert again[row["metric"]]["count"] == row["count"]
         # Their draws are those of a batch.
@@ -87,11 +88,28 @@ def test_batches_change_nothing(net, explanation, monkeypatch):
             assert again[row["metric"]]["mean"] == pytest.approx(row["mean"], abs=1e-3)
 
 
+class Scaled(WithoutMaps):
+    """A network that computes its last layer."""
+
+    def last_layer(self, variables):
+        layer = variables["params"]["Dense_0"]
+        return 2 * layer["kernel"], layer["bias"] + 0
+
+
+def test_layers_to_randomise_are_variables(net):
+    own = measures._layers(net)
+    assert list(own) == ["last layer", "network"]
+    assert len(own["last layer"]) == 2
+    variables = {"params": {"Dense_0": {"kernel": np.ones((3, 4)), "bias": np.ones(4)}}}
+    scaled = dataclasses.replace(net, model=Scaled(), variables=variables)
+    assert list(measures._layers(scaled)) == ["network"]
+
+
 def test_what_cannot_be_explained_is_said_before_anything_is_written(net, tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "one.png")
     config = ConfigDict(net.explain.to_dict())
     config.explanation = "expected_gradients"
-    with pytest.raises(UserError, match="at least 2 images, got 1"):
+    with pytest.raises(UserError, match="--images must give at least 2, got 1"):
         explain_run(net, config, tmp_path / "out", images=str(tmp_path))
     config.explanation = "grad_cam"
     without = dataclasses.replace(net, model=WithoutMaps())
