@@ -110,7 +110,7 @@ def _own_options(config: ConfigDict) -> tuple[str, dict[str, Any]]:
     return file, dict(config[file])
 
 
-def build(name: str, num_classes: int, /, **options: Any) -> nn.Module:
+def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Builds a network by name, without a config.
 
     Args:
