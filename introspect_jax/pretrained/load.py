@@ -97,8 +97,8 @@ def _network(
     name = model or recorded.get("name")
     if name is None:
         raise UserError(
-            f"--model is missing, package.module:factory of the network ({beside}, "
-            "which could name it, does not exist or does not)"
+            "--model is missing, package.module:factory of the network; there is no "
+            f"{beside} that names it"
         )
     where = "--model" if model else f"network of {beside}"
     if not is_import_path(name) and models.DOOR.find(name) is None:
