@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import torch
 from captum import attr
+from jax.sharding import PartitionSpec
 from sides import waited
 from timing import seconds
 from torch_models import drawn_variables, from_flax
@@ -22,7 +23,7 @@ from introspect_jax.explain import (
 )
 from introspect_jax.machine import usable_cpus
 from introspect_jax.models import build, make_logits_fn
-from introspect_jax.train.devices import make_mesh, replicated, sharing, split
+from introspect_jax.train.devices import AXIS, make_mesh, replicated, sharing, split
 
 TOLERANCE = 1e-4
 SIGMA = 0.1
@@ -86,6 +87,15 @@ class Ours:
             more = () if name != "smoothgrad" else (noise,)
             return function(logits_fn, images, labels, *more)
 
+        # Left to the compiler, each device would explain all classes of all images.
+        rows = PartitionSpec(AXIS)
+        run = jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), rows, rows, rows),
+            out_specs=rows,
+            check_vma=False,
+        )
         program = cpu.jit(run).lower(*arguments).compile()
         return lambda: jax.block_until_ready(program(*arguments))
 

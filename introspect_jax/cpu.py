@@ -14,20 +14,16 @@ an accelerator, and in a program that imports this package, nothing changes.
   and computes again within the transposition what they were made from. Barriers around
   each convolution forbid that. XLA for CPUs removes barriers before it fuses
   operations, so the pass that removes them is disabled as well.
-* **Weight gradients.** As a convolution, the gradient of a kernel has the images of the
-  batch for channels, and XLA is several times slower where these are many: 15 GFLOP/s
-  for 512 images of 15x15 pixels a device, 44 for groups of 16 of them. So it is
-  computed for groups of 16 images, except where maps are too small to gain.
+* **Convolutions** that XLA is slow at are computed in other forms, see
+  `introspect_jax.convolutions`.
 
 `benchmarks/README.md` says what each of them gains.
 """
 
 import contextlib
 import ctypes
-import functools
 import importlib.metadata
 import importlib.util
-import math
 import os
 import pathlib
 import pkgutil
@@ -36,8 +32,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from introspect_jax.machine import usable_cpus
 
@@ -45,9 +39,6 @@ from introspect_jax.machine import usable_cpus
 # M_TOP_PAD. One heap for all threads, which also serves large blocks, grows by 64 MiB
 # and is never made smaller; a limit is a C int, and a multiple of the page size.
 _KEEP = ((-8, 1), (-4, 0), (-1, 2**31 - 4096), (-2, 1 << 26))
-# Images of a device in a group, and the smallest maps that are taken so, in pixels. In
-# trials those of 15x15 gained three times and those of 7x7 nothing.
-_GROUP, _LEAST_PIXELS = 16, 14 * 14
 _OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 # Microseconds of processor time in so many, of the control group of a container.
 _LIMIT = "/sys/fs/cgroup/cpu.max"
@@ -55,7 +46,7 @@ _LIMIT = "/sys/fs/cgroup/cpu.max"
 active = False
 virtual_devices = 0
 # Among how many devices the batches are divided that are traced now.
-_sharing = 1
+sharing = 1
 
 
 def switch_on(*, devices: bool = True) -> bool:
@@ -126,77 +117,21 @@ def jit(function: Callable, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def divided_among(devices: int) -> Iterator[None]:
-    """Context in which functions are traced whose batch so many devices share.
-
-    A group of images has as many of each device; so the bits of a step depend on this
-    number, not on that of the cores.
-    """
-    global _sharing
-    before, _sharing = _sharing, devices
+    """Context in which functions are traced whose batch so many devices share."""
+    global sharing
+    before, sharing = sharing, devices
     try:
         yield
     finally:
-        _sharing = before
+        sharing = before
 
 
-def conv_general_dilated(
-    lhs: jax.Array, rhs: jax.Array, *args: Any, **kwargs: Any
-) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, faster on CPUs if the settings are on.
-
-    For layers of Flax: `nn.Conv(..., conv_general_dilated=conv_general_dilated)`, whose
-    images are `[batch, ..., channels]`.
-    """
-    conv: Callable = functools.partial(_conv, args, kwargs)
-    if not active:
-        return conv(lhs, rhs)
-    if math.prod(lhs.shape[1:-1]) >= _LEAST_PIXELS:
-        conv = _in_groups(conv)
-    lhs = jax.lax.optimization_barrier(lhs)
-    return jax.lax.optimization_barrier(conv(lhs, rhs))
-
-
-def _conv(args: Any, kwargs: Any, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(lhs, rhs, *args, **kwargs)
-
-
-def _in_groups(conv: Callable) -> Callable:
-    """The same function of images and kernel, with a weight gradient in groups.
-
-    The derivative by the kernel is written as the convolutions of groups of images, so
-    that its transpose is a sum over them. All else is that of `conv`.
-    """
-
-    @jax.custom_jvp
-    def function(lhs, rhs):
-        return conv(lhs, rhs)
-
-    @functools.partial(function.defjvp, symbolic_zeros=True)
-    def jvp(primals, tangents):
-        (lhs, rhs), (moved, turned) = primals, tangents
-        out = function(lhs, rhs)
-        parts = []
-        if not isinstance(moved, SymbolicZero):
-            parts.append(function(moved, rhs))
-        if not isinstance(turned, SymbolicZero):
-            parts.append(_grouped(conv, lhs, turned))
-        return out, functools.reduce(jnp.add, parts) if parts else jnp.zeros_like(out)
-
-    return function
-
-
-def _grouped(conv: Callable, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """`conv(lhs, rhs)`, one group of images after the other.
-
-    A group takes images at equal distances, as many of each device, so that nothing
-    moves between devices.
-    """
-    images = len(lhs)
-    size = _GROUP * _sharing
-    groups = images // size if images % size == 0 else 1
-    if groups < 2:
-        return conv(lhs, rhs)
-    split = lhs.reshape(size, groups, *lhs.shape[1:])
-    outs = [conv(split[:, group], rhs) for group in range(groups)]
-    stacked = jnp.stack(outs, axis=1)
-    return stacked.reshape(images, *stacked.shape[2:])
+@contextlib.contextmanager
+def switched_off() -> Iterator[None]:
+    """Context in which functions are traced as if the settings were off."""
+    global active
+    before, active = active, False
+    try:
+        yield
+    finally:
+        active = before

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from introspect_jax.cpu import conv_general_dilated
+from introspect_jax.convolutions import conv_general_dilated
 from introspect_jax.models.protocol import STAGED
 from introspect_jax.options import check_choice
 

@@ -124,9 +124,11 @@ class Trainer:
             # They are loops there, which are counted as one turn.
             return lowered.compile(), None
         counted = lowered
-        if self.parallel.divides:
-            # What is divided by `shard_map` would be counted for one device.
-            counted = self.undivided_step().lower(state, batch)
+        if self.parallel.divides or cpu.active:
+            # What is divided by `shard_map` would be counted for one device, and
+            # convolutions that are faster on CPUs have more operations.
+            with cpu.switched_off():
+                counted = self.undivided_step().lower(state, batch)
         return lowered.compile(), self.parallel.flops(counted)
 
     def check_independent(self, state: TrainState) -> None:
