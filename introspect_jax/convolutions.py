@@ -118,8 +118,17 @@ def _fits_pairs(
     **more: Any,
 ) -> bool:
     """Whether it is a convolution that `_by_pairs` computes: 3x3 with a border of one
-    pixel, few channels and an even width."""
-    if lhs.ndim != 4 or rhs.shape[:2] != (3, 3) or max(rhs.shape[2:]) > _MOST_CHANNELS:
+    pixel, few channels and an even width.
+
+    The reshapes of it have to be told how an array is divided over an explicit mesh.
+    """
+    divided = any(axis is not None for axis in jax.typeof(lhs).sharding.spec)
+    if (
+        divided
+        or lhs.ndim != 4
+        or rhs.shape[:2] != (3, 3)
+        or max(rhs.shape[2:]) > _MOST_CHANNELS
+    ):
         return False
     layout = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     given = (

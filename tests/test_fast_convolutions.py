@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from marks import slow_but
 
-from introspect_jax import convolutions, cpu, introspect
+from introspect_jax import convolutions, cpu, explain_fn, introspect
 from introspect_jax.models import classifier
 
 
@@ -226,6 +226,22 @@ def test_a_divided_batch(active, x64, name):
     assert not [
         word for word in ("all-gather", "all-to-all", "permute(") if word in text
     ]
+
+
+@pytest.mark.optimised
+def test_explanations_over_an_explicit_mesh(active, x64):
+    """Pairs would have to be told how they are divided: it is left to `jax.lax`."""
+    x, kernel = drawn("3x3", jnp.float64, images=8)
+    conv = layer(convolutions.conv_general_dilated, "3x3")
+
+    def maps(x):
+        return explain_fn(lambda x: jnp.tanh(conv(x, kernel)).sum((1, 2)), x, "all")
+
+    mesh = jax.make_mesh((4,), ("data",))  # explicit axes
+    with jax.set_mesh(mesh):
+        divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        found = cpu.jit(maps)(divided)
+    np.testing.assert_allclose(found, cpu.jit(maps)(x), rtol=1e-12, atol=1e-12)
 
 
 def test_explanations_are_the_same(monkeypatch, x64):
