@@ -48,7 +48,7 @@ def conv_general_dilated(
     images are `[batch, ..., channels]`.
     """
     conv: Callable = functools.partial(_conv, args, kwargs)
-    if not cpu.active:
+    if not cpu.active or _is_explicit(lhs):
         return conv(lhs, rhs)
     if _fits_pairs(lhs, rhs, *args, **kwargs):
         conv = _by_pairs
@@ -56,6 +56,12 @@ def conv_general_dilated(
         conv = _in_groups(conv)
     lhs = jax.lax.optimization_barrier(lhs)
     return jax.lax.optimization_barrier(conv(lhs, rhs))
+
+
+def _is_explicit(images: jax.Array) -> bool:
+    """Whether they are divided over an explicit mesh: reshapes would have to be told
+    how, and JAX 0.12 does not compile barriers there."""
+    return any(axis is not None for axis in jax.typeof(images).sharding.spec)
 
 
 def _conv(args: Any, kwargs: Any, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -118,17 +124,8 @@ def _fits_pairs(
     **more: Any,
 ) -> bool:
     """Whether it is a convolution that `_by_pairs` computes: 3x3 with a border of one
-    pixel, few channels and an even width.
-
-    The reshapes of it have to be told how an array is divided over an explicit mesh.
-    """
-    divided = any(axis is not None for axis in jax.typeof(lhs).sharding.spec)
-    if (
-        divided
-        or lhs.ndim != 4
-        or rhs.shape[:2] != (3, 3)
-        or max(rhs.shape[2:]) > _MOST_CHANNELS
-    ):
+    pixel, few channels and an even width."""
+    if lhs.ndim != 4 or rhs.shape[:2] != (3, 3) or max(rhs.shape[2:]) > _MOST_CHANNELS:
         return False
     layout = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     given = (

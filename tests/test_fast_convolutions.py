@@ -230,7 +230,7 @@ def test_a_divided_batch(active, x64, name):
 
 @pytest.mark.optimised
 def test_explanations_over_an_explicit_mesh(active, x64):
-    """Pairs would have to be told how they are divided: it is left to `jax.lax`."""
+    """They are left to `jax.lax`."""
     x, kernel = drawn("3x3", jnp.float64, images=8)
     conv = layer(convolutions.conv_general_dilated, "3x3")
 
