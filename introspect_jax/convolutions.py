@@ -10,8 +10,8 @@ They are those of `jax.lax` but for rounding, and `jax.lax`'s own unless the set
 * **Groups.** As a convolution, the gradient of a kernel has the images of the batch for
   channels, and XLA is several times slower where these are many: 15 GFLOP/s for 512
   images of 15x15 pixels a device, 44 for groups of 16 of them. So it is computed for
-  groups of 16 images, or 32 where channels are few, unless there would be less than
-  four of them or maps are too small to gain.
+  groups of 16 images, or 32 where columns are in pairs, unless there would be less than
+  four groups, or maps are too small to gain.
 
 `benchmarks/README.md` says what each of them gains.
 """
@@ -97,8 +97,8 @@ def _grouped(conv: Callable, group: int, lhs: jax.Array, rhs: jax.Array) -> jax.
     """`conv(lhs, rhs)`, one group of so many images of each device after the other.
 
     A group takes images at equal distances, as many of each device, so that nothing
-    moves between devices. So the bits depend on the number of devices, not on that of
-    the cores.
+    moves between devices; the bits depend on the number of devices, not on that of the
+    cores.
     """
     images = len(lhs)
     size = group * cpu.sharing
