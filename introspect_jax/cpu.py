@@ -45,8 +45,8 @@ _LIMIT = "/sys/fs/cgroup/cpu.max"
 # Whether `switch_on` was called on CPUs, and how many devices it made of the cores.
 active = False
 virtual_devices = 0
-# Among how many devices the batches are divided that are traced now.
-sharing = 1
+# How many devices share the batches that are traced now.
+devices_of_batch = 1
 
 
 def switch_on(*, devices: bool = True) -> bool:
@@ -64,13 +64,14 @@ def switch_on(*, devices: bool = True) -> bool:
     global active, virtual_devices
     if not _only_cpus():
         return False
-    _keep_freed_memory()
     config: Any = jax.config
     flags = os.environ.get("XLA_FLAGS", "")
     given = "xla_force_host_platform_device_count" in flags
     if devices and not given and config.jax_num_cpu_devices < 1:
-        virtual_devices = _cores()
-        config.update("jax_num_cpu_devices", virtual_devices)
+        cores = _cores()
+        config.update("jax_num_cpu_devices", cores)  # fails if JAX has started
+        virtual_devices = cores
+    _keep_freed_memory()
     active = True
     return True
 
@@ -111,19 +112,23 @@ def jit(function: Callable, **options: Any) -> Any:
     """`jax.jit` for a function that is not called from another jitted one, compiled so
     that the barriers of its convolutions stay, if the settings are on."""
     if active:
-        options["compiler_options"] = _OPTIONS
+        options["compiler_options"] = _OPTIONS | (options.get("compiler_options") or {})
     return jax.jit(function, **options)
 
 
 @contextlib.contextmanager
 def divided_among(devices: int) -> Iterator[None]:
-    """Context in which functions are traced whose batch so many devices share."""
-    global sharing
-    before, sharing = sharing, devices
+    """Context in which functions are traced whose batch so many devices share.
+
+    This and `switched_off` are of the whole process: functions are traced by one thread
+    at a time. A function that was traced before keeps its program.
+    """
+    global devices_of_batch
+    before, devices_of_batch = devices_of_batch, devices
     try:
         yield
     finally:
-        sharing = before
+        devices_of_batch = before
 
 
 @contextlib.contextmanager

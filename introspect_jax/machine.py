@@ -26,7 +26,7 @@ def usable_cpus() -> list[int]:
 
 
 def enable_compilation_cache() -> None:
-    """Shares compiled programs among all runs and all workers of a study.
+    """Shares compiled programs among all commands and all workers of a study.
 
     The folder is the user's own (`JAX_COMPILATION_CACHE_DIR` sets it), not one of a
     run, which may come from elsewhere: what is in it is run.

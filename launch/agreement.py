@@ -32,9 +32,11 @@ def main() -> None:
         raise UserError(f"--num_images must be at least 1, got {FLAGS.num_images}")
     # Read late: a mistyped flag is answered before JAX is started.
     from introspect_jax import cpu
+    from introspect_jax.machine import enable_compilation_cache
     from introspect_jax.paths import absolute
     from studies.agreement import agreement
 
+    enable_compilation_cache()
     if FLAGS.fast_cpu:
         cpu.switch_on(devices=False)  # its batches are not divided
     output = absolute(FLAGS.output)

@@ -67,9 +67,11 @@ def main() -> None:
     check_flags()
     # Read late: a mistyped flag is answered before JAX is started.
     from introspect_jax import cpu, pretrained, restore
+    from introspect_jax.machine import enable_compilation_cache
     from introspect_jax.paths import absolute
     from introspect_jax.report.explain_run import explain_run, show
 
+    enable_compilation_cache()
     if FLAGS.fast_cpu:
         cpu.switch_on(devices=False)  # its batches are not divided
     if FLAGS.params:

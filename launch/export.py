@@ -28,9 +28,11 @@ def main() -> None:
     # Read late: a mistyped flag is answered before JAX is started.
     import jax
 
+    from introspect_jax.machine import enable_compilation_cache
     from introspect_jax.pretrained import export
     from introspect_jax.restore import load
 
+    enable_compilation_cache()
     run = load(FLAGS.workdir, devices=jax.local_devices()[:1])
     path, sidecar = export(run, FLAGS.output)
     print(f"{path}: the network at step {run.step:,}; what it is says {sidecar}")

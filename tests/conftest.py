@@ -13,15 +13,18 @@ import pathlib
 import sys
 import tempfile
 
+# Many tests compile the same program: the workers of pytest-xdist and the commands
+# that tests start share what one has compiled. It is removed when the first ends.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="introspect-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-
-# Many tests compile the same program.
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="jax-cache-"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

@@ -73,7 +73,7 @@ print(jax.device_count())
     ids=["a core a device", "by the user's flags", "by the user's variable"],
 )
 def test_switched_on(environment, wanted):
-    cores = len(os.sched_getaffinity(0))
+    cores = cpu._cores()
     wanted = [cores if value == "cores" else value for value in wanted]
     assert python(SWITCHED, **environment) == [str(value) for value in wanted]
 
@@ -142,6 +142,22 @@ def test_freed_memory_is_kept():
     assert faults(True) < 100
 
 
+def test_jax_that_has_started_is_told_so_and_nothing_changes(monkeypatch):
+    jax.devices()
+    monkeypatch.setattr(cpu, "active", False)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.raises(RuntimeError, match="before backends are initialized"):
+        cpu.switch_on()
+    assert not cpu.active
+    assert cpu.virtual_devices == 0
+
+
+def test_options_of_the_compiler_are_added_to_those_of_users(active):
+    function = cpu.jit(lambda x: x + 1, compiler_options={"no_such_option": 1})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        function(1.0)
+
+
 def counts(*sizes, count=0):
     return len(sharing(*sizes, count=count))
 
@@ -175,6 +191,7 @@ def test_devices_of_a_run(digits_config, monkeypatch):
 def test_one_and_two_devices_agree_to_rounding(digits_config, active):
     """After two steps: later, rounding grows as in any training."""
     digits_config.optimizer.learning_rate = 0.01
+    digits_config.model.name = "tiny:build_paired"
     states = []
     for devices in (1, 2):
         made = assemble(digits_config, devices)

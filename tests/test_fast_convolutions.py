@@ -22,21 +22,23 @@ def active(monkeypatch):
 
 # Types, and how far apart from float64.
 LESS = [(jnp.float32, 2e-5), (jnp.bfloat16, 0.1)]
-# Kernel, stride, padding and channels of the networks of this package, with an odd one.
-# The first is computed by pairs, and the second by groups.
+# Kernel, stride, padding, channels and side of the networks of this package, with an
+# odd one. The first is computed by pairs; with those for the images of a device, the
+# weight gradients of the first two are taken in four groups.
 LAYERS = {
-    "3x3": (3, 1, 1, 5),
-    "3x3, more channels": (3, 1, 1, 17),
-    "3x3, stride 2": (3, 2, 1, 5),
-    "1x1, stride 2": (1, 2, 0, 5),
-    "7x7, stride 2": (7, 2, 3, 5),
-    "2x2": (2, 1, 0, 5),
+    "3x3": (3, 1, 1, 5, 4),
+    "3x3, more channels": (3, 1, 1, 17, 14),
+    "3x3, stride 2": (3, 2, 1, 5, 14),
+    "1x1, stride 2": (1, 2, 0, 5, 14),
+    "7x7, stride 2": (7, 2, 3, 5, 14),
+    "2x2": (2, 1, 0, 5, 14),
 }
+GROUPED = {"3x3": 128, "3x3, more channels": 64}
 
 
 def layer(function, name):
     """`(x, kernel) -> array` of a layer with this function for its convolution."""
-    _, stride, padding, _ = LAYERS[name]
+    _, stride, padding, *_ = LAYERS[name]
     return functools.partial(
         function,
         window_strides=(stride, stride),
@@ -45,73 +47,96 @@ def layer(function, name):
     )
 
 
-def drawn(name, dtype, side=14, images=64):
-    size, _, _, channels = LAYERS[name]
+def drawn(name, dtype, side=None, images=64):
+    size, _, _, channels, usual = LAYERS[name]
     keys = jax.random.split(jax.random.key(0), 2)
+    shape = (images, side or usual, side or usual, channels)
     return (
-        jax.random.normal(keys[0], (images, side, side, channels), dtype),
+        jax.random.normal(keys[0], shape, dtype),
         jax.random.normal(keys[1], (size, size, channels, 6), dtype),
     )
 
 
 def derivatives(conv):
-    """Name -> function of `(x, kernel)`: what is taken of convolutions here."""
+    """`(x, kernel) -> {name: arrays}`: what is taken of convolutions here."""
 
     def loss(x, kernel):
         return jnp.sum(jnp.tanh(conv(x, kernel)))
 
-    def transposed(x, kernel):
-        out = conv(x, kernel)
-        return jax.linear_transpose(lambda x: conv(x, kernel), x)(out)[0]
+    def second(x, kernel):
+        return jnp.sum(jnp.sin(jax.grad(loss)(x, kernel)))
 
-    return {
-        "outputs": conv,
-        "gradients": jax.grad(loss, (0, 1)),
-        "forward mode": lambda x, k: jax.jvp(conv, (x, k), (jnp.cos(x), jnp.sin(k)))[1],
-        "transposed": transposed,
-        # Derivatives of explanations: that of a gradient, by the weights and the input.
-        "second order": jax.grad(
-            lambda x, k: jnp.sum(jnp.sin(jax.grad(loss)(x, k))), (0, 1)
-        ),
-        "vmap": lambda x, k: jax.vmap(conv, (0, None))(jnp.stack([x, 2 * x]), k),
-        "vmap over kernels": lambda x, k: jax.vmap(conv, (None, 0))(
-            x, jnp.stack([k, 2 * k])
-        ),
-        "rematerialised": jax.grad(jax.checkpoint(loss), (0, 1)),
-    }
+    def found(x, kernel):
+        out = conv(x, kernel)
+        two, kernels = jnp.stack([x, 2 * x]), jnp.stack([kernel, 2 * kernel])
+        directions = jnp.cos(x), jnp.sin(kernel)
+        return {
+            "outputs": out,
+            "gradients": jax.grad(loss, (0, 1))(x, kernel),
+            "forward mode": jax.jvp(conv, (x, kernel), directions)[1],
+            "transposed": jax.linear_transpose(lambda x: conv(x, kernel), x)(out)[0],
+            # Derivatives of explanations: that of a gradient, by weights and input.
+            "second order": jax.grad(second, (0, 1))(x, kernel),
+            "vmap": jax.vmap(conv, (0, None))(two, kernel),
+            "vmap, other axes": jax.vmap(conv, (2, None), 3)(
+                jnp.moveaxis(two, 0, 2), kernel
+            ),
+            "vmap over kernels": jax.vmap(conv, (None, 0))(x, kernels),
+            "rematerialised": jax.grad(jax.checkpoint(loss), (0, 1))(x, kernel),
+        }
+
+    return found
 
 
 @pytest.mark.optimised
 @pytest.mark.parametrize("name", slow_but([*LAYERS][:3], LAYERS))
 def test_convolutions_are_those_of_lax(active, x64, name):
     """In float64, compiled with the barriers kept: nothing but rounding apart."""
-    given = drawn(name, jnp.float64)
-    plain = derivatives(layer(jax.lax.conv_general_dilated, name))
+    given = drawn(name, jnp.float64, images=GROUPED.get(name, 8))
+    wanted = jax.jit(derivatives(layer(jax.lax.conv_general_dilated, name)))(*given)
     ours = derivatives(layer(convolutions.conv_general_dilated, name))
-    for kind in plain:
-        wanted = jax.jit(plain[kind])(*given)
-        chex.assert_trees_all_close(
-            cpu.jit(ours[kind])(*given), wanted, rtol=1e-12, atol=1e-12
-        )
+    chex.assert_trees_all_close(cpu.jit(ours)(*given), wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.optimised
 @pytest.mark.parametrize(("dtype", "apart"), LESS)
 def test_less_precision_against_float64(active, x64, dtype, apart):
-    exact = derivatives(layer(jax.lax.conv_general_dilated, "3x3"))
-    ours = derivatives(layer(convolutions.conv_general_dilated, "3x3"))
     given = drawn("3x3", dtype)
-    wide = [value.astype(jnp.float64) for value in given]
+    exact = derivatives(layer(jax.lax.conv_general_dilated, "3x3"))
+    wanted = jax.jit(exact)(*(value.astype(jnp.float64) for value in given))
+    found = cpu.jit(derivatives(layer(convolutions.conv_general_dilated, "3x3")))(
+        *given
+    )
     for kind in ("outputs", "gradients", "forward mode", "transposed"):
-        wanted = jax.tree.leaves(jax.jit(exact[kind])(*wide))
         for mine, true in zip(
-            jax.tree.leaves(cpu.jit(ours[kind])(*given)), wanted, strict=True
+            jax.tree.leaves(found[kind]), jax.tree.leaves(wanted[kind]), strict=True
         ):
             assert mine.dtype == dtype
             scale = float(jnp.abs(true).max())
             np.testing.assert_allclose(
                 np.asarray(mine, np.float64) / scale, true / scale, atol=apart
             )
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize("name", GROUPED)
+def test_many_groups_lose_no_precision(active, name):
+    """Their gradients are added in float32, and rounded to bfloat16 once."""
+    x, kernel = drawn(name, jnp.float32, images=4 * GROUPED[name])
+
+    def gradient(function, x, kernel):
+        conv = layer(function, name)
+        return jax.grad(lambda k: jnp.sum(conv(x, k), dtype=x.dtype))(kernel)
+
+    x = jnp.abs(x).astype(jnp.bfloat16)  # all terms have the same sign
+    exact = jax.jit(functools.partial(gradient, jax.lax.conv_general_dilated))(
+        x.astype(jnp.float32), kernel
+    )
+    found = cpu.jit(functools.partial(gradient, convolutions.conv_general_dilated))(
+        x, kernel.astype(jnp.bfloat16)
+    )
+    apart = np.abs(np.asarray(found, np.float32) / exact - 1)
+    assert apart.max() < 1.01 * 2**-8
 
 
 def operations(function, *given):
@@ -144,8 +169,8 @@ def test_few_channels_are_computed_by_pairs(active):
     def loss(x, kernel):
         return jnp.sum(conv(x, kernel) ** 2)
 
-    def counts(function, images=2, **drawing):
-        given = drawn("3x3", jnp.float32, images=images, **drawing)
+    def counts(function, images=2, side=14):
+        given = drawn("3x3", jnp.float32, side, images)
         text = operations(function, *given)
         return text.count("conv3x3_pairs"), text.count("conv_general_dilated[")
 
@@ -157,6 +182,8 @@ def test_few_channels_are_computed_by_pairs(active):
     assert counts(lambda x, k: jax.jvp(lambda x: conv(x, k), (x,), (x,))) == (2, 0)
     assert counts(lambda x, k: jax.vmap(conv, (0, None))(x[None], k)) == (1, 0)
     assert counts(conv, side=13) == (0, 1)
+    # The default padding of `nn.Conv`.
+    assert counts(functools.partial(conv, padding="SAME")) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -169,57 +196,115 @@ def test_few_channels_are_computed_by_pairs(active):
         {"lhs_dilation": (2, 2)},
         {"dimension_numbers": ("NWHC", "HWIO", "NHWC")},
         {"preferred_element_type": jnp.float64},
+        {"feature_group_count": 5},
+        {"batch_group_count": 2},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_other_convolutions_are_not_computed_by_pairs(active, x64, change):
-    given = drawn("3x3", jnp.float32, images=2)
+    x, kernel = drawn("3x3", jnp.float32, images=2)
+    given = x, kernel[:, :, :1, :5] if "feature_group_count" in change else kernel
     ours = functools.partial(layer(convolutions.conv_general_dilated, "3x3"), **change)
     plain = functools.partial(layer(jax.lax.conv_general_dilated, "3x3"), **change)
     assert "pairs" not in operations(ours, *given)
     np.testing.assert_allclose(ours(*given), plain(*given), rtol=1e-5, atol=1e-5)
 
 
-def test_pairs_where_values_vary_by_device(active, x64):
-    """In `shard_map` the kernel is everywhere, so that its gradient is a sum."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dimension_numbers": ("HWNC", "HWIO", "HWNC")},
+        {"dimension_numbers": ("NHWC", "HWIO", "HWNC")},
+        {"batch_group_count": 2},
+    ],
+    ids=["images third", "images third in the output", "batch_group_count"],
+)
+def test_groups_are_of_images_that_come_first(active, x64, change):
+    """Of others the weight gradient is left to `jax.lax`."""
+    x, kernel = drawn("3x3, more channels", jnp.float64, images=64)
+
+    def gradient(function):
+        conv = functools.partial(layer(function, "3x3, more channels"), **change)
+        return jax.jit(jax.grad(lambda k: jnp.sum(jnp.tanh(conv(x, k)))))(kernel)
+
+    wanted = gradient(jax.lax.conv_general_dilated)
+    found = gradient(convolutions.conv_general_dilated)
+    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_what_jax_lax_takes(active, x64):
+    """Arguments by position, dilations in arrays, sizes not known yet, and values
+    without a type of their own; what it refuses is refused in its words."""
+    x, kernel = drawn("3x3", jnp.float64, images=2)
+    plain = layer(jax.lax.conv_general_dilated, "3x3")
+    ours = convolutions.conv_general_dilated
+    layout = ("NHWC", "HWIO", "NHWC")
+    given = ((1, 1), ((1, 1), (1, 1)), None, np.array([1, 1]), layout, 1, 1, None)
+    np.testing.assert_allclose(ours(x, kernel, *given), plain(x, kernel), atol=1e-12)
+
+    ours = layer(ours, "3x3")
+    b, h = jax.export.symbolic_shape("b, h")
+    for shape in ((b, 4, 4, 5), (2, h, h, 5)):
+        unknown = jax.ShapeDtypeStruct(shape, x.dtype)
+        gradient = jax.grad(lambda x, k: jnp.sum(ours(x, k)), (0, 1))
+        out = jax.eval_shape(gradient, unknown, kernel)
+        assert out[0].shape == shape
+    weak = jnp.full(x.shape, 1.0)
+    assert jax.typeof(weak).weak_type
+    assert not jax.eval_shape(ours, weak, kernel).weak_type
+    with pytest.raises(ValueError, match="feature dimension size"):
+        jax.eval_shape(ours, x[..., :4], kernel)
+    with pytest.raises(TypeError, match="requires arguments to have the same dtypes"):
+        jax.eval_shape(ours, x, kernel.astype(jnp.float32))
+
+
+@pytest.mark.parametrize("divided", ["images", "kernel"])
+def test_pairs_where_values_vary_by_device(active, x64, divided):
+    """In `shard_map`: the gradient of what is the same everywhere is a sum."""
     x, kernel = drawn("3x3", jnp.float64, images=8)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    conv = layer(convolutions.conv_general_dilated, "3x3")
+    rows, same = PartitionSpec("data"), PartitionSpec()
+    specs = (rows, same)
+    if divided == "kernel":
+        kernel, specs = (
+            jnp.concatenate([kernel * (i + 1) for i in range(4)]),
+            (
+                same,
+                rows,
+            ),
+        )
 
-    def loss(x, kernel):
-        return jnp.sum(jnp.tanh(conv(x, kernel)))
+    def gradients(function):
+        conv = layer(function, "3x3")
+        loss = jax.grad(lambda *given: jnp.sum(jnp.tanh(conv(*given))), (0, 1))
+        shared = jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=specs)
+        return cpu.jit(shared)(x, kernel)
 
-    def on_device(x, kernel):
-        return jax.grad(loss, (0, 1))(x, kernel)
-
-    rows = PartitionSpec("data")
-    shared = jax.shard_map(
-        on_device,
-        mesh=mesh,
-        in_specs=(rows, PartitionSpec()),
-        out_specs=(rows, PartitionSpec()),
-    )
-    chex.assert_trees_all_close(
-        cpu.jit(shared)(x, kernel), on_device(x, kernel), rtol=1e-12, atol=1e-12
-    )
+    wanted = gradients(jax.lax.conv_general_dilated)
+    found = gradients(convolutions.conv_general_dilated)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [*LAYERS][:2])
+@pytest.mark.parametrize("name", GROUPED)
 def test_a_divided_batch(active, x64, name):
     """Groups have as many images of each device: none is moved."""
-    x, kernel = drawn(name, jnp.float64)
-    x = jnp.concatenate([x] * 8)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    conv = layer(convolutions.conv_general_dilated, name)
+    x, kernel = drawn(name, jnp.float64, images=4 * GROUPED[name])
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
-    def gradient(kernel, x):
-        with cpu.divided_among(8):
+    def gradient(function, kernel, x):
+        conv = layer(function, name)
+        with cpu.divided_among(4):
             return jax.grad(lambda k: jnp.sum(jnp.tanh(conv(x, k))))(kernel)
 
     divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-    compiled = cpu.jit(gradient).lower(kernel, divided).compile()
-    chex.assert_trees_all_close(
-        compiled(kernel, divided), cpu.jit(gradient)(kernel, x), rtol=1e-12, atol=1e-12
+    ours = functools.partial(gradient, convolutions.conv_general_dilated)
+    assert operations(ours, kernel, x).count("conv_general_dilated[") >= 4
+    compiled = cpu.jit(ours).lower(kernel, divided).compile()
+    wanted = jax.jit(functools.partial(gradient, jax.lax.conv_general_dilated))(
+        kernel, x
+    )
+    np.testing.assert_allclose(
+        compiled(kernel, divided), wanted, rtol=1e-10, atol=1e-10
     )
     text = compiled.as_text()
     assert "all-reduce" in text
@@ -241,28 +326,34 @@ def test_explanations_over_an_explicit_mesh(active, x64):
     with jax.set_mesh(mesh):
         divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
         found = cpu.jit(maps)(divided)
+        # So is what only `jax.vmap` knows to be divided.
+        each = jax.jit(jax.vmap(conv, (0, None)))(divided[:, None], kernel)
     np.testing.assert_allclose(found, cpu.jit(maps)(x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(each[:, 0], conv(x, kernel), rtol=1e-12, atol=1e-12)
 
 
 def test_explanations_are_the_same(monkeypatch, x64):
     """The similarity of a network's explanations, with and without."""
-    from tiny import build_tiny
+    from tiny import build_paired
 
     from introspect_jax.models import init_variables, make_logits_fn
 
-    net = build_tiny(4)
-    net = net.clone(backbone=net.backbone.clone())
+    net = build_paired(4)
     params, state = init_variables(net, (8, 8, 3), jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
     y = jnp.arange(6) % 4
 
-    def target():
+    def target(x):
         logits_fn = make_logits_fn(net, {"params": params, **state})
-        return cpu.jit(lambda x: introspect(logits_fn, x, y).probs)(x)
+        return introspect(logits_fn, x, y).probs
 
-    before = target()
+    before = cpu.jit(target)(x)
+    assert "conv3x3_pairs" not in operations(target, x)
     monkeypatch.setattr(cpu, "active", True)
-    chex.assert_trees_all_close(target(), before, rtol=1e-5, atol=1e-6)
+    assert "conv3x3_pairs" in operations(lambda x: target(x), x)
+    chex.assert_trees_all_close(
+        cpu.jit(lambda x: target(x))(x), before, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.optimised

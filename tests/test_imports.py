@@ -22,7 +22,7 @@ ALLOWED = {
     "doors": {"options"},
     "machine": {"introspect_jax"},
     "cpu": {"machine"},
-    "convolutions": {"cpu"},
+    "convolutions": {"cpu", "explain"},
     "explain": set(),
     "objectives": set(),
     "evaluate": set(),

@@ -16,7 +16,7 @@ def placed_like(like: Array, values: Array) -> Array:
       like: Array `[batch, ...]`.
       values: Array `[batch, ...]` with the same shape, or at least the same batch size.
     """
-    if not is_sharded(like) and not _varies(like):
+    if not is_sharded(like) and not varying(like):
         return values
     # A zero with the type of `like`, also if `like` is not finite: `zeros_like` loses
     # the type in some versions of JAX, and `reshard` needs a mesh in the context.
@@ -34,9 +34,9 @@ def is_sharded(value: Array | jax.ShapeDtypeStruct) -> bool:
     return any(axis is not None for axis in spec)
 
 
-def _varies(value: Array) -> bool:
-    """Whether the array's type varies over mesh axes inside a `shard_map`."""
+def varying(value: Array) -> frozenset[str]:
+    """Mesh axes over which the array's type varies inside a `shard_map`."""
     kind = jax.typeof(value)
     # The attribute depends on the version of JAX.
     manual = getattr(kind, "manual_axis_type", None)
-    return bool(getattr(kind, "vma", None) if manual is None else manual.varying)
+    return frozenset(getattr(kind, "vma", ()) if manual is None else manual.varying)
