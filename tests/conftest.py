@@ -39,7 +39,7 @@ import quick
 from commands import commands
 from tiny import TINY, build_tiny
 
-from introspect_jax import data
+from introspect_jax import cpu, data
 from introspect_jax.config import default_config
 from introspect_jax.methods import Teacher, teacher_kind
 from introspect_jax.models import init_variables
@@ -61,6 +61,12 @@ def command():
     """`(script of launch/, *arguments, folder=...) -> Done`."""
     with commands() as run:
         yield run
+
+
+@pytest.fixture
+def active(monkeypatch):
+    """The settings for CPUs, as after `cpu.switch_on`, in this process."""
+    monkeypatch.setattr(cpu, "active", True)
 
 
 @pytest.fixture

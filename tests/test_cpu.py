@@ -15,12 +15,6 @@ from introspect_jax.train.devices import sharing
 from introspect_jax.train.parallel import choose_devices
 
 
-@pytest.fixture
-def active(monkeypatch):
-    """As after `switch_on`, in this process."""
-    monkeypatch.setattr(cpu, "active", True)
-
-
 def python(program, **environment):
     """Standard output of a new process, which takes the defaults of its platform."""
     kept = {
