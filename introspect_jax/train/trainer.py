@@ -58,7 +58,7 @@ class Trainer:
     evaluator: Evaluator
     parallel: Global
     train_step: Any  # a jitted function has `lower`, which no type says
-    # Makes the same step without `Context.by_device`.
+    # Makes the same step without `Context.by_device` and without shardings.
     undivided_step: Callable[[], Any]
 
     def batches(self, constants: PyTree, start: int = 0) -> Iterator[Batch]:
@@ -124,12 +124,27 @@ class Trainer:
             # They are loops there, which are counted as one turn.
             return lowered.compile(), None
         counted = lowered
-        if self.parallel.divides or cpu.active:
-            # What is divided by `shard_map` would be counted for one device, and
-            # convolutions that are faster on CPUs have more operations.
-            with cpu.switched_off():
-                counted = self.undivided_step().lower(state, batch)
+        if self.parallel.divides or cpu.active or jax.default_backend() != "cpu":
+            counted = self._lower_to_count(state, batch) or lowered
         return lowered.compile(), self.parallel.flops(counted)
+
+    def _lower_to_count(
+        self, state: TrainState, batch: Batch
+    ) -> jax.stages.Lowered | None:
+        """Lowers the step for one CPU, plainly; None if this process has no CPU device.
+
+        What `shard_map` divides would be counted for one device, convolutions that are
+        faster on CPUs have more operations, and accelerators do not count at all.
+        """
+        try:
+            host = jax.local_devices(backend="cpu")[0]
+        except RuntimeError:  # JAX_PLATFORMS leaves it out
+            return None
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch)
+        )
+        with cpu.switched_off(), jax.default_device(host):
+            return self.undivided_step().lower(*shapes)
 
     def check_independent(self, state: TrainState) -> None:
         """Raises a UserError if the network mixes the examples of a batch or its
@@ -212,7 +227,7 @@ def build(
     everywhere = replicated(parallel.mesh)
 
     def step_of(method: Method) -> Any:
-        step = make_train_step(
+        return make_train_step(
             method,
             optimizer,
             schedule,
@@ -223,7 +238,6 @@ def build(
             steps_per_epoch=order.steps_per_epoch,
             unit=len(loader.positions(0)) // config.batch_size,
         )
-        return cpu.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere))
 
     evaluator = Evaluator(
         method.model, preprocess, parallel.mesh, config.eval_batch_size, threads
@@ -236,10 +250,14 @@ def build(
         loader,
         evaluator,
         parallel,
-        step_of(method),
-        lambda: step_of(
-            methods.make(
-                config.method, dataclasses.replace(context, by_device=lambda f: f)
+        cpu.jit(
+            step_of(method), donate_argnums=0, out_shardings=(everywhere, everywhere)
+        ),
+        lambda: jax.jit(
+            step_of(
+                methods.make(
+                    config.method, dataclasses.replace(context, by_device=lambda f: f)
+                )
             )
         ),
     )

@@ -35,7 +35,10 @@ def close(a, b, relative=1e-5):
 
 @pytest.mark.fused  # the emitters of before may round by where a loop is
 @pytest.mark.parametrize(
-    ("method", "counts"), [("introspective", (1, 8)), ("ps_kd", (2, 4))]
+    ("method", "counts"),
+    slow_but(
+        [("introspective", (1, 8))], [("introspective", (1, 8)), ("ps_kd", (2, 4))]
+    ),
 )
 def test_replicas_give_the_same_bits_on_any_number_of_devices(
     experiment, method, counts
@@ -264,6 +267,16 @@ def test_devices_divide_the_explanations_of_all_classes(experiment):
     assert found[4][0] < 1.2 * found[1][0]
     assert found[4][1] == pytest.approx(found[1][1], rel=0.02)
     close(found[1][2], found[4][2])
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_flops_are_those_of_the_plain_step_on_a_cpu(experiment, devices):
+    """Accelerators do not count, so that the step is lowered again for a CPU."""
+    made = experiment(devices)
+    state, batch = made.init_state(), next(made.batches(0))
+    directly = made.train_step.lower(state, batch).cost_analysis()["flops"]
+    again = made.parallel.flops(made._lower_to_count(state, batch))
+    assert again == pytest.approx(directly, rel=1e-3)
 
 
 @pytest.mark.parametrize(
