@@ -1,15 +1,24 @@
 """The figures of a study."""
 
+import math
+import statistics
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from introspect_jax.explain import render
 from studies.comparison import mean_interval
+from studies.pages import tables
 from studies.pages.collect import Collected
 from studies.pages.page import device_words
 
 Part = dict[str, Any]
+# Losses so many times as large as the median difference, which counts as so many points
+# at least, are beyond the axis.
+_BEYOND, _SMALL = 10, 0.5
+# Rows of a legend beside the axes, and inches of a column.
+_LEGEND_ROWS, _LEGEND_WIDTH = 20, 2.3
 
 
 def caption(part: Part, collected: Collected) -> str:
@@ -37,17 +46,33 @@ def words(arm: str, setting: str, study: dict[str, Any], record: dict[str, Any])
 
 
 def differences(part: Part, baseline: str):
-    """Paired differences from the baseline with their intervals, arm by arm."""
+    """Paired differences from the baseline with their intervals, arm by arm.
+
+    Arms that lose far more than the others, because they hardly train, are written at
+    the edge: on an axis for all of them no other difference could be seen.
+    """
     rows = [row for row in part["rows"] if "top1_difference" in row]
     figure, axes = render.new_figure(1, 1, (7.5, 1.3 + 0.36 * len(rows)))
     axis = axes[0][0]
+    limit = _limit(part)
     for place, row in enumerate(reversed(rows)):
-        mean, low, high = (
-            100 * row["top1_difference"][name] for name in ("mean", "low", "high")
-        )
+        mean, low, high = _percent(row["top1_difference"])
         color = "tab:green" if row["control"] else "tab:blue"
+        if mean < -limit:
+            axis.plot(-limit, place, "<", color=color, clip_on=False)
+            axis.annotate(
+                tables.difference(row["top1_difference"], digits=1),
+                (-limit, place),
+                xytext=(8, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+            continue
         axis.plot(mean, place, "o", color=color)
         axis.plot([low, high], [place] * 2, color=color)
+    if limit < math.inf:
+        axis.set_xlim(left=-limit)
     axis.axvline(0, color="black", linewidth=0.8)
     names = [
         f"{row['arm']} (control)" if row["control"] else row["arm"]
@@ -61,22 +86,25 @@ def differences(part: Part, baseline: str):
 
 
 def cost(part: Part):
-    """Accuracy against the FLOPs of a step."""
-    figure, axes = render.new_figure(1, 1, (7.5, 4.6))
-    axis = axes[0][0]
-    for number, row in enumerate(part["rows"]):
+    """Accuracy against the FLOPs of a step; None if no FLOPs are known."""
+    rows = [r for r in part["rows"] if not math.isnan(r["flops_per_step_ratio"])]
+    if not rows:
+        return None
+    figure, axis = _with_legend(rows, 1, (7.5, 4.6))
+    axis = axis[0]
+    far = _far(part)
+    for number, row in enumerate(rows):
         x = row["flops_per_step_ratio"]
-        mean, low, high = (
-            100 * row["top1_last"][name] for name in ("mean", "low", "high")
-        )
-        color = f"C{number % 10}"
-        marker = "o" if number < 10 else "s"
+        mean, low, high = _percent(row["top1_last"])
+        color, marker = f"C{number % 10}", "os^Dv*"[number // 10 % 6]
         axis.plot(x, mean, marker, color=color, label=row["arm"])
         axis.plot([x, x], [low, high], color=color, alpha=0.6)
+    spans = [_percent(row["top1_last"]) for row in rows if row["arm"] not in far]
+    _fit(axis, [(np.nanmin(span), np.nanmax(span)) for span in spans], far)
     axis.set_xlabel("FLOPs of a step, multiples of the baseline's")
     axis.set_ylabel("test top-1 % (95 % interval)")
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8)
+    _legend(figure, rows)
     return figure
 
 
@@ -86,8 +114,10 @@ def curves(part: Part, collected: Collected):
         ("train", "loss", 1, "training loss, nats"),
         ("validation", "top1", 100, "validation top-1 %"),
     )
-    figure, axes = render.new_figure(1, len(panels), (11.5, 4.2))
-    for axis, (split, name, scale, title) in zip(axes[0], panels, strict=True):
+    figure, axes = _with_legend(part["rows"], len(panels), (11.5, 4.2))
+    far = _far(part)
+    for axis, (split, name, scale, title) in zip(axes, panels, strict=True):
+        spans = []
         for number, row in enumerate(part["rows"]):
             records = collected.finals(part["setting"], row["arm"]).values()
             by_step: dict[int, list[float]] = {}
@@ -98,15 +128,70 @@ def curves(part: Part, collected: Collected):
             intervals = [mean_interval(by_step[step]) for step in steps]
             means = np.array([interval["mean"] for interval in intervals])
             spread = np.nan_to_num([interval["sd"] for interval in intervals])
-            label = row["arm"] if axis is axes[0][0] else None
-            style = "-" if number < 10 else "--"
+            label = row["arm"] if axis is axes[0] else None
+            style = ("-", "--", ":", "-.")[number // 10 % 4]
             color = f"C{number % 10}"
             axis.plot(steps, means, style, color=color, label=label)
             axis.fill_between(
                 steps, means - spread, means + spread, color=color, alpha=0.12
             )
+            if row["arm"] not in far and steps:
+                spans.append(((means - spread).min(), (means + spread).max()))
+        _fit(axis, spans, far)
         axis.set_xlabel("step")
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8)
+    _legend(figure, part["rows"])
     return figure
+
+
+def _percent(estimate: dict[str, float]) -> tuple[float, float, float]:
+    mean, low, high = (100 * estimate[name] for name in ("mean", "low", "high"))
+    return mean, low, high
+
+
+def _limit(part: Part) -> float:
+    """Loss in points beyond which an arm is far from the others, or infinity."""
+    means = [
+        _percent(row["top1_difference"])[0]
+        for row in part["rows"]
+        if "top1_difference" in row
+    ]
+    if not means:
+        return math.inf
+    limit = _BEYOND * max(statistics.median(map(abs, means)), _SMALL)
+    return limit if -min(means) > limit else math.inf
+
+
+def _far(part: Part) -> set[str]:
+    """The arms that lose more than `_limit`."""
+    limit = _limit(part)
+    return {
+        row["arm"]
+        for row in part["rows"]
+        if "top1_difference" in row and _percent(row["top1_difference"])[0] < -limit
+    }
+
+
+def _fit(axis: Any, spans: Iterable[tuple[float, float]], far: set[str]) -> None:
+    """Fits a vertical axis to all but the arms that are far from the others."""
+    spans = list(spans)
+    if not far or not spans:
+        return
+    low, high = min(span[0] for span in spans), max(span[1] for span in spans)
+    margin = 0.05 * (high - low)
+    axis.set_ylim(low - margin, high + margin)
+    axis.set_title(f"outside, at least in part: {len(far)} arms", fontsize=8)
+
+
+def _with_legend(rows: list[Any], panels: int, size: tuple[float, float]):
+    """A figure with a row of axes and room for a legend of all rows beside them."""
+    columns = -(-len(rows) // _LEGEND_ROWS)
+    width = size[0] + _LEGEND_WIDTH * (columns - 1)
+    figure, axes = render.new_figure(1, panels, (width, size[1]))
+    return figure, axes[0]
+
+
+def _legend(figure: Any, rows: list[Any]) -> None:
+    columns = -(-len(rows) // _LEGEND_ROWS)
+    figure.legend(loc="outside right upper", fontsize=8, ncols=columns)

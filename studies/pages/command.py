@@ -80,6 +80,7 @@ def _draw(part: dict[str, Any], collected: Collected, target: epath.Path) -> lis
         f"{prefix}cost.png": charts.cost(part),
         f"{prefix}curves.png": charts.curves(part, collected),
     }
+    drawn = {name: figure for name, figure in drawn.items() if figure is not None}
     for name, figure in drawn.items():
         figure.supxlabel(charts.caption(part, collected), fontsize=8)
         render.save(figure, target / name, dpi=100)

@@ -52,7 +52,9 @@ def _where(collected: Collected, part: dict[str, Any]) -> str:
     summaries = [collected.records[id]["summary"] for id in ids]
     devices = ", ".join(sorted({device_words(s["device"]) for s in summaries}))
     state = (
-        "informative" if part["informative"] else "no positive control: uninformative"
+        "informative"
+        if part["informative"]
+        else "no positive control helps: uninformative"
     )
     words = [
         part["setting"],

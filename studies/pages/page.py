@@ -33,9 +33,7 @@ def page(
             "*Last step; mean ± standard deviation of one run (95 % t interval of the "
             f"mean); differences from `{study['baseline']}`, paired by seed; p-values "
             "of the paired t test, corrected by Holm over all differences of the "
-            "setting; cost as multiples of the baseline's step. The time is left out "
-            "where it differs by more than a quarter between the runs of an arm: they "
-            "shared their machine with others.*"
+            f"setting{tables.costs_note(part)}*"
         )
         parts += [sentences(part, study["baseline"])]
         if entropies := target_entropies(part):

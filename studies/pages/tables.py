@@ -76,13 +76,24 @@ _COLUMNS: Columns = {
     "FLOPs of a step": lambda r: ratio(r["flops_per_step_ratio"]),
     "time of a step": lambda r: ratio(r["step_seconds_ratio"]),
 }
+_COSTS = ("FLOPs of a step", "time of a step")
+
+
+def _known(part: Part) -> Columns:
+    """The columns but for costs that are not known of any arm."""
+    return {
+        heading: cell
+        for heading, cell in _COLUMNS.items()
+        if heading not in _COSTS or any(map(cell, part["rows"]))
+    }
 
 
 def markdown(part: Part, collected: Collected) -> str:
     """The table of a setting; every row links the records of its runs."""
-    headings = [*_COLUMNS, "runs"]
+    columns = _known(part)
+    headings = [*columns, "runs"]
     rows = [
-        [cell(row) for cell in _COLUMNS.values()]
+        [cell(row) for cell in columns.values()]
         + [
             " ".join(
                 f"[{seed}](runs/{collected.name(id)})"
@@ -92,6 +103,17 @@ def markdown(part: Part, collected: Collected) -> str:
         for row in part["rows"]
     ]
     return to_markdown(headings, rows)
+
+
+def costs_note(part: Part) -> str:
+    """What the costs in the table are, and which are left out."""
+    costs = "; cost as multiples of the baseline's step."
+    if _COSTS[0] not in _known(part):
+        costs = ". FLOPs were not counted."
+    return (
+        f"{costs} The time is left out where it differs by more than a quarter between "
+        "the runs of an arm: they shared their machine with others."
+    )
 
 
 def best_markdown(part: Part) -> str:
@@ -174,7 +196,7 @@ def to_latex(summary: dict[str, Any], more: Callable[[Part], Columns]) -> str:
     parts = []
     for part in summary["settings"]:
         name = part["setting"] or summary["question"]
-        parts.append(_tabular(name, part, _COLUMNS))
+        parts.append(_tabular(name, part, _known(part)))
         if columns := more(part):
             parts.append(_tabular(f"{name}: calibration", part, columns))
     return "\n\n".join(parts) + "\n"
