@@ -13,6 +13,7 @@
 #   WORK    folder of runs, which may be removed afterwards (a new one of mktemp)
 #   LIMIT   seconds of a piece (530)
 #   SEEDS   of the piece `fast` ("0 1 2 3 4")
+#   WORKERS of the study in `comparison` (8)
 #   DTYPE   of the networks in `fast` and `cifar10`: bfloat16 (the default) or float32
 #   PYTHON  the interpreter (python3)
 #
@@ -35,7 +36,7 @@ fast         configs/cifar10.py:fast, standard and introspective, a pair a seed
 speed        training_speed.py
 cost         step_cost.py
 methods      method_cost.py
-comparison   configs/studies/comparison.py:all, as far as it comes
+comparison   configs/studies/comparison.py:clipped, as far as it comes
 suite        the tests as everywhere, on the CPU
 suite_here   the tests of numbers, on the accelerator
 profile      step_profile.py
@@ -192,8 +193,8 @@ comparison() {
   # Eight workers take parts of a GPU that one run does not fill.
   local folder=$WORK/comparison
   step comparison "$LIMIT" env XLA_PYTHON_CLIENT_PREALLOCATE=false "$PYTHON" \
-    launch/study.py --study=configs/studies/comparison.py:all --workdir="$folder" \
-    --workers=8 --time_budget=$((LIMIT - 60))
+    launch/study.py --study=configs/studies/comparison.py:clipped --workdir="$folder" \
+    --workers="${WORKERS:-8}" --time_budget=$((LIMIT - 60))
   [ ! -d "$folder" ] || tar -C "$WORK" --exclude=checkpoints -czf \
     "$OUT/$piece.tar.gz" comparison
 }
