@@ -1,16 +1,22 @@
 """Explanations in whole programs and in pieces, compiled as users compile them."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conv_net import KEY, LABELS, SAMPLED, ConvNet, explain
 from jax.sharding import Mesh, PartitionSpec
+from marks import slow_but
 
 from introspect_jax import class_similarity, explain_fn
 from introspect_jax.explain import EXPLANATIONS, Cosine, IntegratedGradients, SmoothGrad
 
 pytestmark = pytest.mark.optimised
+NAMES = sorted(EXPLANATIONS)
+# Of each kind one: without samples, of a layer, a path, a mean of products.
+KINDS = ("gradient", "grad_cam", "integrated_gradients", "vargrad")
 
 
 @pytest.fixture
@@ -20,15 +26,25 @@ def net():
 
 @pytest.mark.usefixtures("x64")
 class TestExact:
-    @pytest.mark.parametrize("size", [2, 9])
-    @pytest.mark.parametrize("name", [*SAMPLED, "smoothgrad_squared", "vargrad"])
+    @pytest.mark.parametrize(
+        ("name", "size"),
+        slow_but(
+            [("integrated_gradients", 2), ("vargrad", 9)],
+            itertools.product([*SAMPLED, "smoothgrad_squared", "vargrad"], [2, 9]),
+        ),
+    )
     def test_chunks_change_nothing(self, net, name, size):
         whole = explain(net, "all", name)
         cut = explain(net, "all", name, chunk_size=size, class_chunk_size=2)
         np.testing.assert_allclose(cut, whole, rtol=1e-10, atol=1e-12)
 
-    @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-    @pytest.mark.parametrize("name", SAMPLED)
+    @pytest.mark.parametrize(
+        ("name", "backend"),
+        slow_but(
+            [("smoothgrad", "cpu"), ("integrated_gradients", "gpu")],
+            itertools.product(SAMPLED, ["cpu", "gpu"]),
+        ),
+    )
     def test_similarity_in_chunks(self, net, name, backend, monkeypatch):
         """Unrolled and scanned: the second is what accelerators do."""
 
@@ -47,7 +63,7 @@ class TestExact:
             cut = compute(chunk_size=size)
             np.testing.assert_allclose(cut, whole, rtol=1e-9, atol=1e-11)
 
-    @pytest.mark.parametrize("name", sorted(EXPLANATIONS))
+    @pytest.mark.parametrize("name", slow_but(KINDS, NAMES))
     def test_composes(self, net, name):
         explanation = net.explanation(name)
 
@@ -77,7 +93,7 @@ class TestExact:
         )(net.inputs, LABELS, index)
         np.testing.assert_allclose(sharded, alone, rtol=1e-9, atol=1e-11)
 
-    @pytest.mark.parametrize("name", sorted(EXPLANATIONS))
+    @pytest.mark.parametrize("name", slow_but(KINDS, NAMES))
     def test_many_targets_under_jit(self, net, name):
         """Each as if it were the only one: XLA once compiled this to wrong numbers."""
         explanation = net.explanation(name, count=6)

@@ -104,14 +104,15 @@ def test_both_layouts_give_the_same_metrics():
         ]
         np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-6)
     moved = [
-        metrics.max_sensitivity(
-            net,
-            net.of(IMAGES),
-            LABELS,
-            IntegratedGradients(3, "mean"),
-            noise=jnp.full((2, 1, *net.of(IMAGES).shape[1:]), 0.1),
-            channel_axis=net.axis,
-        )
+        jax.jit(
+            functools.partial(
+                metrics.max_sensitivity,
+                net,
+                explanation=IntegratedGradients(3, "mean"),
+                noise=jnp.full((2, 1, *net.of(IMAGES).shape[1:]), 0.1),
+                channel_axis=net.axis,
+            )
+        )(net.of(IMAGES), LABELS)
         for net in (LAST, FIRST)
     ]
     np.testing.assert_allclose(moved[1], moved[0], rtol=1e-3)

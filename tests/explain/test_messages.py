@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 from introspect_jax import class_similarity, explain_fn, introspect
 from introspect_jax.explain import (
@@ -98,7 +99,7 @@ def masked(x, mask):
     return logits_fn(x * mask)
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("chunk_size", slow_but([2], [None, 2]))
 def test_arrays_with_a_row_for_each_example(chunk_size):
     """As an argument they are repeated with the inputs; closed over, they are named."""
     options = {"key": KEY, "chunk_size": chunk_size, "index": jnp.arange(4)}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conv_net import KEY, LABELS, ConvNet
+from marks import slow_but
 
 from introspect_jax import class_similarity, explain_fn
 from introspect_jax.explain import (
@@ -48,7 +49,9 @@ def test_integrated_gradients_in_chunks(bad, jitted):
     assert change_of_the_others(jax.jit(maps) if jitted else maps, X, bad) == 0.0
 
 
-@pytest.mark.parametrize("name", sorted(EXPLANATIONS))
+@pytest.mark.parametrize(
+    "name", slow_but(("grad_cam", "smoothgrad", "vargrad"), sorted(EXPLANATIONS))
+)
 def test_every_explanation_in_chunks(name):
     net = ConvNet()
 

@@ -74,7 +74,7 @@ def test_no_nan_on_the_way(name):
 def test_float64():
     with jax.enable_x64(True):
         for name in ("similarity", "probes", "smoothgrad chunks", "loss"):
-            found = ALL[name](jnp.asarray(X, jnp.float32), Y)
+            found = jax.jit(ALL[name])(jnp.asarray(X, jnp.float32), Y)
             assert np.isfinite(found).all()
 
 
@@ -132,6 +132,7 @@ class TestPyTrees:
     def test_through_vmap_and_grad(self, explanation):
         net = ConvNet()
 
+        @jax.jit
         def total(explanation):
             maps = explain_fn(net, net.inputs, LABELS, explanation)
             return (maps**2).sum()

@@ -4,12 +4,17 @@ import hashlib
 
 import pytest
 from conftest import assemble
+from marks import slow_but
 
 from introspect_jax import data
 from introspect_jax.methods import modules
 
 
-@pytest.mark.parametrize("name", modules())
+# With a teacher, with other networks, with draws or arrays of their own.
+DIFFERENT = ("introspective", "kd", "dml", "ols", "saliency_guided", "jacobian")
+
+
+@pytest.mark.parametrize("name", slow_but(DIFFERENT, modules()))
 def test_the_program_does_not_depend_on_the_seed(name, digits_config, tiny_teacher):
     """What JAX keys its compilation cache by is the same text."""
     digits_config.method.name = name

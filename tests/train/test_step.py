@@ -33,8 +33,8 @@ def steps(experiment, count, start=0, state=None):
 # Of tests that no method matters to: compiled sooner, and once.
 STANDARD = {"method.name": "standard"}
 # They carry nothing and see one example at a time, and so share the step of others: of
-# `standard`, `kd, permuted`, `one`, `double_backprop`, `cs_kd`, of other sources of
-# introspection. What `ols` carries is a mean, as that of `introspective, confusion`.
+# `kd, permuted`, `introspective`, `dml`, `cs_kd`, of other sources of introspection.
+# What `ols` carries is a mean, as that of `introspective, confusion`.
 LIKE_OTHERS = (
     "attention_transfer",
     "ban",
@@ -43,11 +43,14 @@ LIKE_OTHERS = (
     "complement_entropy",
     "confidence_penalty",
     "dkd",
+    "double_backprop",
     "jacobian",
     "kd",
     "label_smoothing",
     "ols",
+    "one",
     "saliency_guided",
+    "standard",
     "tf_kd_reg",
     "tf_kd_self",
     "introspective, random",
