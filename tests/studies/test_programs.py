@@ -9,7 +9,6 @@ from marks import slow_but
 from introspect_jax import data
 from introspect_jax.methods import modules
 
-
 # With a teacher, with other networks, with draws or arrays of their own.
 DIFFERENT = ("introspective", "kd", "dml", "ols", "saliency_guided", "jacobian")
 
