@@ -14,9 +14,9 @@ from studies.pages.collect import Collected
 from studies.pages.page import device_words
 
 Part = dict[str, Any]
-# Losses so many times as large as the median difference, which counts as so many points
+# Losses so many times as large as the median difference, which counts as a point
 # at least, are beyond the axis.
-_BEYOND, _SMALL = 10, 0.5
+_BEYOND, _SMALL = 10, 1.0
 # Rows of a legend beside the axes, and inches of a column.
 _LEGEND_ROWS, _LEGEND_WIDTH = 20, 2.3
 

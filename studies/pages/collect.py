@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -29,7 +30,7 @@ class Collected:
     Attributes:
       study: Content of `study.json`.
       records: Id -> record of a finished run, see `_record`.
-      failed: Content of the files in `failed/`, if the folder exists.
+      failed: Content of the files in `failed/`, see `_failed`.
       workdir: Folder of the study.
     """
 
@@ -91,10 +92,24 @@ def collect(workdir: str, output: epath.Path) -> Collected:
     records = _records(study, root, output)
     if not any(record["phase"] == "final" for record in records.values()):
         raise UserError(f"no final run of the study in {workdir!r} is finished yet")
-    needed = ("setting", "arm", "trial", "seed", "message")
-    files = sorted((root / "failed").glob("*.json"))
-    failed = [read_json(file, *needed) for file in files]
-    return Collected(study, records, failed, root)
+    return Collected(study, records, _failed(root, output, records), root)
+
+
+def _failed(
+    root: epath.Path, output: epath.Path, records: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What `failed/` of the study says, and of earlier results, but for runs that are
+    finished since."""
+    needed = ("id", "setting", "arm", "trial", "seed", "message")
+    found = {}
+    for folder in (output, root):
+        for file in sorted((folder / "failed").glob("*.json")):
+            found[file.name] = read_json(file, *needed)
+    order = ("setting", "arm", "trial", "seed")
+    return sorted(
+        (entry for entry in found.values() if entry["id"] not in records),
+        key=lambda entry: [entry[name] for name in order],
+    )
 
 
 def _records(

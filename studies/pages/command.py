@@ -23,8 +23,8 @@ _HEAT_MAPS = 3
 def report(workdir: str, output: str) -> dict[str, Any]:
     """Writes the page of a study with its tables, figures and records.
 
-    These are `README.md`, `table.csv`, `table.tex`, `statistics.json`, figures, and
-    `runs/` with a record of every run. An unfinished study is reported as far as it is;
+    These are `README.md`, `table.csv`, `table.tex`, `statistics.json`, figures, `runs/`
+    with a record of every run, and `failed/` with those that failed. An unfinished study is reported as far as it is;
     a later call adds to the results. The results contain all that is needed to write
     the page again: their folder can also be the `workdir`.
 
@@ -54,6 +54,7 @@ def report(workdir: str, output: str) -> dict[str, Any]:
                 file.unlink()
         for name, record in wanted.items():
             write_text(target / "runs" / name, json.dumps(record, indent=1) + "\n")
+        _write_failed(collected, target / "failed")
     except OSError as error:
         raise UserError(f"--output {output!r} cannot be written: {error}") from error
     pictures = {
@@ -67,6 +68,18 @@ def report(workdir: str, output: str) -> dict[str, Any]:
     write_text(target / "table.tex", tables.to_latex(summary, calibration.columns))
     write_text(target / "README.md", page.page(collected, summary, pictures))
     return summary
+
+
+def _write_failed(collected: Collected, folder: epath.Path) -> None:
+    """Keeps what failed, so that the page can be written again from the results."""
+    failed = {f"{entry['id']}.json": entry for entry in collected.failed}
+    for file in folder.glob("*.json"):
+        if file.name not in failed:
+            file.unlink()
+    if failed:
+        folder.mkdir(exist_ok=True)
+    for name, entry in failed.items():
+        write_json(folder / name, entry)
 
 
 def _draw(part: dict[str, Any], collected: Collected, target: epath.Path) -> list[str]:
