@@ -24,9 +24,10 @@ def report(workdir: str, output: str) -> dict[str, Any]:
     """Writes the page of a study with its tables, figures and records.
 
     These are `README.md`, `table.csv`, `table.tex`, `statistics.json`, figures, `runs/`
-    with a record of every run, and `failed/` with those that failed. An unfinished study is reported as far as it is;
-    a later call adds to the results. The results contain all that is needed to write
-    the page again: their folder can also be the `workdir`.
+    with a record of every run, and `failed/` with those that failed. An unfinished
+    study is reported as far as it is; a later call adds to the results. The results
+    contain all that is needed to write the page again: their folder can also be the
+    `workdir`.
 
     Args:
       workdir: Folder of the study.
