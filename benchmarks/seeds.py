@@ -3,16 +3,18 @@
     python benchmarks/seeds.py --json=FILE
 
 Whole introspective training steps of S seeds, each with its own weights, order and
-augmentation. One after the other: S calls of the training step. In one program:
-`vmap`, the step mapped over the seeds; and `devices`, the seeds divided among the
-devices (on CPU two virtual ones), each of which processes its seeds in turn. In float64
-all must give the same gradients before they are timed in turns; ratios are medians.
+augmentation. One after the other: S calls of the training step, each on all devices. In
+one program: `vmap`, the step mapped over the seeds on one device; and `devices`, the
+seeds divided among the devices (on CPU two virtual ones), each of which processes its
+seeds in turn. In float64 all must give the same gradients before they are timed in
+turns; ratios are medians.
 """
 
 import os
 import pathlib
 import statistics
 import sys
+from typing import Any
 from unittest import mock
 
 # This affects the CPU only, not accelerators.
@@ -74,7 +76,7 @@ class Together:
     It starts from the states that the seeds have when it is made.
     """
 
-    def __init__(self, single: OneByOne, way: str):
+    def __init__(self, single: OneByOne, way: str, step: Any):
         devices = jax.devices()[: 1 if way == "vmap" else 2]
         mesh = Mesh(np.asarray(devices), ("seed",))
         divided = NamedSharding(mesh, PartitionSpec("seed"))
@@ -90,8 +92,6 @@ class Together:
             place = divided if name in own else everywhere
             self.batch[name] = jax.device_put(value, place)
         axes = {name: 0 if name in own else None for name in self.batch}
-        # What is jitted, not the jitted function: that one is for other devices.
-        step = single.run.__wrapped__
         function = jax.vmap(step, in_axes=(0, axes))
         if way == "devices":
 
@@ -123,8 +123,10 @@ class Together:
         jax.block_until_ready(self.states)
 
 
-def make_trainers(model: str, size: int, count: int, batch: int) -> list[Trainer]:
-    """One for each seed, on the first device."""
+def make_trainers(
+    model: str, size: int, count: int, batch: int, devices=None
+) -> list[Trainer]:
+    """One for each seed, on the devices that a run takes by default."""
     dataset = random_dataset(10, size, 4 * batch)
     trainers = []
     for seed in range(count):
@@ -135,15 +137,18 @@ def make_trainers(model: str, size: int, count: int, batch: int) -> list[Trainer
         config.data.validation_fraction = 0.0
         config.data.augment.crop_padding = size // 8
         config.data.augment.flip = True
-        trainers.append(build(config, dataset, jax.devices()[:1]))
+        trainers.append(build(config, dataset, devices))
     return trainers
 
 
 def make_sides(model: str, size: int, count: int, batch: int) -> dict:
     """`one by one` and each way that there are devices for, before their first step."""
     single = OneByOne(make_trainers(model, size, count, batch))
+    (alone,) = make_trainers(model, size, 1, batch, jax.devices()[:1])
+    # What is jitted, not the jitted function: that one is for one device.
+    step = alone.train_step.__wrapped__
     ways = [way for way in WAYS if way == "vmap" or jax.device_count() > 1]
-    return {"one by one": single} | {way: Together(single, way) for way in ways}
+    return {"one by one": single} | {way: Together(single, way, step) for way in ways}
 
 
 def differences(model: str, size: int, count: int) -> dict[str, float]:
