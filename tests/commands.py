@@ -15,6 +15,12 @@ import tempfile
 import quick
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Of the environment: programs are compiled as quickly as can be.
+SETTINGS = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": quick.FLAGS,
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+}
 # A copy for each command; its exit status is printed.
 PROGRAM = """
 import json, os, runpy, sys
@@ -46,16 +52,10 @@ class Done:
 @contextlib.contextmanager
 def commands():
     """`(name of the script, *arguments, folder=ROOT) -> Done`."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    settings = {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": quick.FLAGS,
-        "PYTHONPATH": path,
-    }
     process = subprocess.Popen(
         # Nothing runs in the threads that JAX warns of.
         [sys.executable, "-W", "ignore:os.fork", "-c", PROGRAM],
-        env=os.environ | settings,
+        env=os.environ | SETTINGS,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import SETTINGS
 from conftest import ROOT
 from PIL import Image
 from tiny import TINY
@@ -126,9 +127,10 @@ def test_default_folder_no_tensorflow_nothing_deprecated(tmp_path):
             f"--config={ROOT / 'configs' / 'digits.py'}",
             "--config.total_steps=2",
             "--config.method.name=standard",
+            f"--config.model.name={TINY}",
         ],
         cwd=tmp_path,
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=os.environ | SETTINGS,
         capture_output=True,
         text=True,
         timeout=300,
@@ -265,8 +267,7 @@ def test_class_names_and_folders_that_the_console_cannot_print(tmp_path):
             f"--workdir={folder}",
         ],
         cwd=ROOT,
-        env=os.environ
-        | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT / "tests")},
+        env=os.environ | SETTINGS | {"PYTHONIOENCODING": "ascii"},
         capture_output=True,
         timeout=300,
     )
