@@ -2,7 +2,6 @@
 
 import math
 import statistics
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -90,8 +89,7 @@ def cost(part: Part):
     rows = [r for r in part["rows"] if not math.isnan(r["flops_per_step_ratio"])]
     if not rows:
         return None
-    figure, axis = _with_legend(rows, 1, (7.5, 4.6))
-    axis = axis[0]
+    figure, (axis,) = _with_legend(rows, 1, (7.5, 4.6))
     far = _far(part)
     for number, row in enumerate(rows):
         x = row["flops_per_step_ratio"]
@@ -173,15 +171,15 @@ def _far(part: Part) -> set[str]:
     }
 
 
-def _fit(axis: Any, spans: Iterable[tuple[float, float]], far: set[str]) -> None:
-    """Fits a vertical axis to all but the arms that are far from the others."""
-    spans = list(spans)
+def _fit(axis: Any, spans: list[tuple[float, float]], far: set[str]) -> None:
+    """Fits a vertical axis to the spans of all but the arms that are far from the
+    others."""
     if not far or not spans:
         return
     low, high = min(span[0] for span in spans), max(span[1] for span in spans)
     margin = 0.05 * (high - low)
     axis.set_ylim(low - margin, high + margin)
-    axis.set_title(f"outside, at least in part: {len(far)} arms", fontsize=8)
+    axis.set_title(f"arms outside, at least in part: {len(far)}", fontsize=8)
 
 
 def _with_legend(rows: list[Any], panels: int, size: tuple[float, float]):

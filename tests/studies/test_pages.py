@@ -15,7 +15,7 @@ from introspect_jax.config import config_hash, default_config, fields
 from introspect_jax.errors import UserError
 from studies import Study, chain, point, sweep
 from studies.design import base_config, with_fields
-from studies.pages import charts, page, statistics, tables
+from studies.pages import page, statistics, tables
 from studies.pages.collect import collect, without_folders
 from studies.pages.command import report
 from studies.pages.index import write_index
@@ -314,44 +314,6 @@ def test_times_are_told_only_where_runs_are_alike():
         shared = statistics._cost(runs(*own), runs(*base))
         assert math.isnan(shared["step_seconds_ratio"])
         assert shared["flops_per_step_ratio"] == 1.0
-
-
-def without_costs(row):
-    return row | {"flops_per_step_ratio": math.nan, "step_seconds_ratio": math.nan}
-
-
-def test_costs_that_nobody_knows_have_no_column_and_no_figure(study, written, tmp_path):
-    """Of a run on an accelerator that is shared, for example."""
-    collected = collect(str(study[0]), tmp_path)
-    (part,) = written[1]["settings"]
-    assert "| FLOPs of a step | time of a step |" in tables.markdown(part, collected)
-    unknown = part | {"rows": [without_costs(row) for row in part["rows"]]}
-    assert "of a step |" not in tables.markdown(unknown, collected)
-    assert "FLOPs were not counted" in tables.costs_note(unknown)
-    assert charts.cost(part) is not None
-    assert charts.cost(unknown) is None
-
-
-def test_an_arm_that_hardly_trains_hides_no_other(written):
-    """It is written at the edge; a gain is never beyond it."""
-    (part,) = written[1]["settings"]
-
-    def axis_of(points):
-        """Of differences of 0.2 points but for one arm."""
-        rows = []
-        for row in part["rows"]:
-            mean = (points if row["arm"] == "same" else 0.2) / 100
-            given = {"mean": mean, "low": mean - 0.001, "high": mean + 0.001}
-            rows.append(row | {"top1_difference": given})
-        rows[0].pop("top1_difference")  # the baseline
-        return charts.differences(part | {"rows": rows}, "standard").axes[0]
-
-    lost = axis_of(-70)
-    assert lost.get_xlim()[0] == -10
-    assert [text.get_text() for text in lost.texts] == ["-70.0 (-70.1 to -69.9)"]
-    gained = axis_of(70)
-    assert gained.get_xlim()[1] > 70
-    assert not gained.texts
 
 
 def test_not_a_study(tmp_path):
