@@ -190,7 +190,7 @@ methods() {
 }
 
 comparison() {
-  # Eight workers take parts of a GPU that one run does not fill.
+  # Workers take parts of a GPU that one run does not fill.
   local folder=$WORK/comparison
   step comparison "$LIMIT" env XLA_PYTHON_CLIENT_PREALLOCATE=false "$PYTHON" \
     launch/study.py --study=configs/studies/comparison.py:clipped --workdir="$folder" \

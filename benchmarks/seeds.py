@@ -215,6 +215,8 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     if FLAGS.fast_cpu:
         cpu.switch_on()
+    if jax.device_count() < 2:
+        print("one device: the seeds are not divided")
     rows = []
     for model in FLAGS.models:
         name, size = model.split(":")

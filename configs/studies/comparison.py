@@ -10,7 +10,7 @@ soft targets of one entropy, on full images with `configs/cifar10.py:fast` at ha
 width: 35 arms, 5 seeds. It is for accelerators: a run takes seconds there and half an
 hour on 2 CPU cores. Several methods do not train with that recipe's learning rate and
 the weights of their papers (`results/comparison_all`); `:clipped` is the same with
-gradients clipped to a norm of 1, which lets them train.
+gradients clipped to a norm of 1, with which four of them were seen to train.
 """
 
 from configs.studies._arms import (
