@@ -154,6 +154,23 @@ def test_results_count_where_the_runs_are_gone(study, written, tmp_path):
     assert {p.name: p.read_bytes() for p in output.rglob("*.*")} == before
 
 
+def test_what_failed_is_kept_until_it_is_finished(written, tmp_path):
+    """In the results too, from which a page can be written again."""
+    results = tmp_path / "results"
+    shutil.copytree(written[0], results)
+    (still,) = (results / "failed").iterdir()
+    finished = json.loads(next((results / "runs").glob("helps-seed-0-*")).read_text())
+    entry = json.loads(still.read_text()) | {"id": finished["id"], "message": "once"}
+    once = results / "failed" / f"{finished['id']}.json"
+    once.write_text(json.dumps(entry))
+    report(str(results), str(results))
+    assert still.exists()
+    assert not once.exists()
+    text = (results / "README.md").read_text()
+    assert "no luck" in text
+    assert "once" not in text
+
+
 def test_results_of_other_defaults_do_not_count(study, written, tmp_path, caplog):
     """Though their ids are those of runs of the study."""
     results, folder = tmp_path / "results", tmp_path / "study"
